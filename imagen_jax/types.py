@@ -6,6 +6,7 @@ diffusion. Paper: section 3 (multi-modal instruction), appendix Table 5 (archite
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -44,13 +45,17 @@ class Batch:
 
 @flax.struct.dataclass
 class Cond:
-    """An encoded instruction: computed once, read at every denoising step. Every leaf leads with B."""
+    """An encoded instruction: computed once, read at every denoising step. Every leaf leads with B.
 
-    text: Array  # [B, L, D] text encoder output
+    `text` and `context` hold what the UNet's cross-attention reads: a (keys, values) pair of
+    [B, L, heads, head_dim] and [B, K * T, heads, head_dim] arrays for each attention layer.
+    """
+
+    text: Any
     text_mask: Array  # [B, L] bool
-    context: Array | None = None  # [B, K, T, D] the down half's last feature map of each reference
+    context: Any = None
     context_mask: Array | None = None  # [B, K] bool
-    keys_values: tuple | None = None  # per attention layer, made once from the two above for all steps
+    pooled: Array | None = None  # [B, D] attention-pooled text
     lowres: Array | None = None  # [B, h, w, 3] in [-1, 1], the augmented low-resolution picture (super-resolution)
     lowres_logsnr: Array | None = None  # [B] the augmentation level that the model is told
 
