@@ -1,0 +1,161 @@
+"""Where every array lives: the device mesh, and one table from parameter paths to shardings.
+
+The paper trains a 2.76B model on 64 TPU v4 (section 4); it leaves the layout open. Here it is a table of (path regex,
+spec), read top-down, the first match wins. The same table serves parameters, EMA, optimizer state and T5, since the
+path of an optimizer moment contains the path of its parameter. A laptop is a mesh of one device.
+"""
+
+import functools
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# A spec is a tuple, aligned to the LAST axes of the array (a convolution kernel is [3, 3, in, out]), or one mesh axis,
+# which goes to the largest axis of the array that it divides. () replicates.
+Spec = str | Sequence[str | Sequence[str] | None]
+Table = Sequence[tuple[str, Spec]]
+
+DEFAULT_TABLE: Table = (
+    (r"/(query|key|value|wi_\d)/kernel$", ("fsdp", "tensor")),
+    (r"/(out|wo)/kernel$", ("tensor", "fsdp")),
+    (r"(kernel|embedding)$", "fsdp"),
+    (r".*", ()),  # norms, biases and counters are small
+)
+
+_log = logging.getLogger(__name__)
+
+
+class PartitionError(ValueError):
+    """The devices, the mesh, the table or the batch size do not fit together."""
+
+
+def make_mesh(mesh_config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes `data` (replicas), `fsdp` (batch and weights) and `tensor` (weights).
+
+    Args:
+      mesh_config: axis name -> size; a missing axis is 1, one axis may be -1: all remaining devices.
+      devices: all of `jax.devices()` by default.
+
+    Raises:
+      PartitionError: an unknown axis, or sizes that do not use the devices exactly.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = _axis_sizes(dict(mesh_config), len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _axis_sizes(config: dict[str, int], devices: int) -> tuple[int, ...]:
+    shown = "mesh " + " ".join(f"{axis}={size}" for axis, size in config.items())
+    if unknown := set(config) - set(AXES):
+        raise PartitionError(f"{shown}: unknown axis {sorted(unknown)[0]!r}; the axes are {', '.join(AXES)}")
+    sizes = [config.get(axis, 1) for axis in AXES]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise PartitionError(f"{shown}: every size must be positive, and at most one may be -1 (all remaining devices)")
+    fixed = math.prod(size for size in sizes if size != -1)
+    if devices % fixed or (-1 not in sizes and fixed != devices):
+        raise PartitionError(f"{shown}: the sizes must multiply to the {devices} devices; set one to -1")
+    return tuple(devices // fixed if size == -1 else size for size in sizes)
+
+
+def shardings(tree: Any, mesh: Mesh, table: Table = DEFAULT_TABLE) -> Any:
+    """The NamedSharding of every leaf of `tree` (arrays or ShapeDtypeStructs), by the first matching row of `table`.
+
+    A mesh axis that does not divide its array axis is dropped, and one log line says how many leaves this concerns.
+
+    Raises:
+      PartitionError: a leaf that no row matches, or a spec naming an axis that the mesh lacks.
+    """
+    dropped = []
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        wanted = _lookup(name, table)
+        spec = _fit(wanted, leaf.shape, mesh, name)
+        if leaf.size > 1 and len(_named(spec)) < min(len(_named(wanted)), leaf.ndim):
+            dropped.append(f"{name} {list(leaf.shape)}")
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    placed = jax.tree_util.tree_map_with_path(place, tree)
+    if dropped:
+        _log_once(f"partition: {len(dropped)} leaves have no axis to divide as the table says, e.g. {dropped[0]}")
+    return placed
+
+
+def _lookup(path: str, table: Table) -> Spec:
+    for pattern, spec in table:
+        if re.search(pattern, path):
+            return spec
+    raise PartitionError(f"sharding table: no row matches {path}; end the table with ('.*', ())")
+
+
+def _fit(spec: Spec, shape: tuple[int, ...], mesh: Mesh, path: str) -> tuple:
+    """`spec` aligned to `shape`, without the entries that do not divide."""
+    if unknown := _named(spec) - set(mesh.axis_names):
+        raise PartitionError(f"sharding table: {path}: unknown axis {min(unknown)!r}; the axes are {', '.join(AXES)}")
+    if isinstance(spec, str):
+        return _largest_axis(spec, shape, mesh)
+    aligned = (None,) * (len(shape) - len(spec)) + tuple(spec)[max(0, len(spec) - len(shape)) :]
+    return tuple(
+        None if entry is None or size % _devices(entry, mesh) else entry if isinstance(entry, str) else tuple(entry)
+        for size, entry in zip(shape, aligned, strict=True)
+    )
+
+
+def _largest_axis(name: str, shape: tuple[int, ...], mesh: Mesh) -> tuple:
+    divisible = [(size, axis) for axis, size in enumerate(shape) if size % mesh.shape[name] == 0]
+    _, chosen = max(divisible, default=(0, None))
+    return tuple(name if axis == chosen else None for axis in range(len(shape)))
+
+
+def _named(spec: Spec) -> set[str]:
+    """The mesh axes that a spec uses."""
+    entries = (spec,) if isinstance(spec, str) else spec
+    return {n for entry in entries if entry is not None for n in ((entry,) if isinstance(entry, str) else entry)}
+
+
+def _devices(entry: str | Sequence[str], mesh: Mesh) -> int:
+    return math.prod(mesh.shape[name] for name in ((entry,) if isinstance(entry, str) else entry))
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    _log.warning(message)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """[B, ...] split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's part of a batch (numpy leaves [B, ...]) -> global device arrays, split by `batch_sharding`.
+
+    Raises:
+      PartitionError: the global batch does not divide over the data and fsdp axes.
+    """
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    sharding = batch_sharding(mesh)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        total = len(leaf) * jax.process_count()
+        if total % ways:
+            raise PartitionError(
+                f"a batch of {total} does not divide over data*fsdp = {ways} devices; choose a multiple of {ways}"
+            )
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(place, batch)
