@@ -7,6 +7,7 @@ stretched and never padded: a control map and its target are cut alike, and the 
 import os
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
@@ -14,7 +15,7 @@ class ImageError(ValueError):
     """A picture that cannot be used; one line that names the mend, without the file's name."""
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a picture file as the eye sees it -> [h, w, 3] uint8 RGB at its own size.
 
     The EXIF orientation is applied, transparency is laid on white, greyscale (16-bit too) becomes three equal channels,
@@ -32,13 +33,15 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise ImageError("the image is too large to open safely; scale it down") from None
     except ImageError:
         raise
+    except (IsADirectoryError, PermissionError) as error:
+        raise ImageError(f"cannot be read ({error.strerror}); give a readable image file") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
         raise ImageError(
             f"the image file is broken or cut off ({' '.join(str(error).split())}); save it again"
         ) from None
 
 
-def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+def fit_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The centre square of [h, w, 3] uint8, resized with antialiasing -> [size, size, 3]; untouched if it fits."""
     height, width = image.shape[:2]
     if height == width == size:

@@ -8,6 +8,7 @@ Image paths are relative to the file. A line of training JSONL adds "target" (an
 and sampling go through the same `pack`. `python -m data_pipelines.instruction FILE` checks a file.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -16,10 +17,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data_pipelines.images import ImageError, fit_image, read_image
 from data_pipelines.text import MARKER, MAX_MARKER, Tokenizer
@@ -39,7 +41,7 @@ class Reference:
 
     marker: str  # "[ref#1]"
     text: str  # "a fox"; may name the marker itself: "reference image [ref#1]"
-    image: np.ndarray  # [h, w, 3] uint8
+    image: UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +65,8 @@ class Layout:
 
 def check(instruction: Instruction) -> None:
     """Raises InstructionError unless every marker is well formed and the text and the references name the same ones."""
-    problem = _marker_problem(instruction.text, tuple((r.marker, r.text) for r in instruction.references))
-    if problem:
-        raise InstructionError(f"{instruction.source}: {problem}")
+    with _at(instruction.source):
+        _check_markers(instruction.text, tuple((r.marker, r.text) for r in instruction.references))
 
 
 def pack(instruction: Instruction, tokenizer: Tokenizer, layout: Layout) -> tuple[Text, Context]:
@@ -80,26 +81,10 @@ def pack(instruction: Instruction, tokenizer: Tokenizer, layout: Layout) -> tupl
         would lose a marker.
     """
     check(instruction)
-    count, source = len(instruction.references), instruction.source
-    if count > layout.max_references:
-        raise InstructionError(
-            f"{source}: references: {count} given, but the model has data.max_references={layout.max_references} slots;"
-            " leave some out, or train with a larger data.max_references"
-        )
-    images = np.zeros((layout.max_references, layout.image_size, layout.image_size, 3), np.uint8)
-    tokens = np.full((layout.max_references, layout.reference_text_length), tokenizer.pad_id, np.int32)
-    token_mask = np.zeros(tokens.shape, bool)
-    for slot, reference in enumerate(instruction.references):
-        field = f"references[{slot}]"
-        if reference.image.dtype != np.uint8 or reference.image.ndim != 3 or reference.image.shape[2] != 3:
-            found = f"{reference.image.dtype} {list(reference.image.shape)}"
-            raise InstructionError(f"{source}: {field}.image: is {found}; give [height, width, 3] uint8")
-        images[slot] = fit_image(reference.image, layout.image_size)
-        tokens[slot], token_mask[slot] = _pack_text(
-            context_text(reference), tokenizer, layout.reference_text_length, source, field, "reference_text_length"
-        )
-    text = Text(*_pack_text(instruction.text, tokenizer, layout.text_length, source, "text", "text_length"))
-    return text, Context(images=images, text=Text(tokens, token_mask), mask=np.arange(layout.max_references) < count)
+    with _at(instruction.source):
+        context = _pack_context(instruction.references, tokenizer, layout)
+        with _at("text"):
+            return Text(*_pack_text(instruction.text, tokenizer, layout.text_length, "text_length")), context
 
 
 def context_text(reference: Reference) -> str:
@@ -109,7 +94,9 @@ def context_text(reference: Reference) -> str:
 
 def load_instruction(path: str | os.PathLike) -> Instruction:
     """Reads one instruction from a JSON file. Raises InstructionError, one line with the file and the field."""
-    return _parse_instruction(_parse_json(_read_text(path), str(path)), Path(path).parent, str(path))
+    fields = _parse_json(_read_text(path), path)
+    with _at(path):
+        return _parse_instruction(fields, Path(path).parent, source=str(path))
 
 
 def load_jsonl(path: str | os.PathLike) -> Iterator[tuple[Instruction, np.ndarray, str]]:
@@ -117,79 +104,106 @@ def load_jsonl(path: str | os.PathLike) -> Iterator[tuple[Instruction, np.ndarra
 
     Raises InstructionError, one line with file:line and the field.
     """
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        source, folder = f"{path}:{number}", Path(path).parent
-        fields = _parse_json(line, str(path), number)
-        instruction = _parse_instruction(fields, folder, source, extra=("target", "task"))
-        target = _read_picture(folder, _string(fields, "target", source), f"{source}: target")
-        yield instruction, target, _string(fields, "task", source)
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            fields, source = _parse_json(line, path, number), f"{path}:{number}"
+            with _at(source):
+                example = _parse_example(fields, Path(path).parent, source)
+            yield example
 
 
-def to_json(instruction: Instruction, images: list[str]) -> dict:
+def to_json(instruction: Instruction, images: Sequence[str]) -> dict:
     """The JSON form, with the pictures' file names given; add "target" and "task" for a training line."""
     names = zip(instruction.references, images, strict=True)
     references = [{"marker": r.marker, "text": r.text, "image": image} for r, image in names]
     return {"text": instruction.text, "references": references}
 
 
+@contextlib.contextmanager
+def _at(where: str | os.PathLike) -> Iterator[None]:
+    """Puts the place before the message of an error raised inside."""
+    try:
+        yield
+    except (InstructionError, ImageError) as error:
+        raise InstructionError(f"{where}: {error}") from None
+
+
 @functools.lru_cache(maxsize=1 << 14)
-def _marker_problem(text: str, references: tuple[tuple[str, str], ...]) -> str | None:
-    """What is wrong with the markers, and the mend; None when nothing is. Each reference is (marker, text)."""
+def _check_markers(text: str, references: tuple[tuple[str, str], ...]) -> None:
+    """`check` on words alone, each reference as (marker, text)."""
     if not text.strip():
-        return "text: is empty; say what to draw"
-    if bad := _malformed(text):
-        return f"text: {bad}"
-    named, markers = set(_markers(text)), [marker for marker, _ in references]
+        raise InstructionError("text: is empty; say what to draw")
+    with _at("text"):
+        named = _markers(text)
+    markers = [marker for marker, _ in references]
     for slot, (marker, phrase) in enumerate(references):
-        field = f"references[{slot}]"
-        if not MARKER.fullmatch(marker):
-            return f"{field}.marker: {marker!r} is not a marker; write it like [ref#1]"
-        if bad := _malformed(marker):
-            return f"{field}.marker: {bad}"
+        with _at(f"references[{slot}]"):
+            _check_reference(marker, phrase, named)
         if marker in markers[:slot]:
-            return f"{field}.marker: {marker} is taken by references[{markers.index(marker)}]; give each its own number"
+            taken = f"{marker} is taken by references[{markers.index(marker)}]"
+            raise InstructionError(f"references[{slot}].marker: {taken}; give each reference its own number")
+    for marker in named:
+        if marker not in markers:
+            raise InstructionError(f"text: {marker} has no reference; add one, or take it out of the text")
+
+
+def _check_reference(marker: str, phrase: str, named: list[str]) -> None:
+    with _at("marker"):
+        if _markers(marker) != [marker]:
+            raise InstructionError(f"{marker!r} is not a marker; write it like [ref#1]")
         if marker not in named:
-            return f"{field}.marker: {marker} is not in the text; name it there, or remove the reference"
+            raise InstructionError(f"{marker} is not in the text; name it there, or remove the reference")
+    with _at("text"):
         if not phrase.replace(marker, "").strip():
-            return f"{field}.text: is empty; say in a few words what the picture shows"
-        if bad := _malformed(phrase):
-            return f"{field}.text: {bad}"
+            raise InstructionError("is empty; say in a few words what the picture shows")
         if others := set(_markers(phrase)) - {marker}:
-            return f"{field}.text: names {min(others)}, another marker than its own {marker}; remove it"
-    if dangling := [marker for marker in _markers(text) if marker not in markers]:
-        return f"text: {dangling[0]} has no reference; add one with that marker, or take it out of the text"
-    return None
+            raise InstructionError(f"names {min(others)}, but its own marker is {marker}; keep only that one")
 
 
 def _markers(text: str) -> list[str]:
-    return [match.group() for match in MARKER.finditer(text)]
-
-
-def _malformed(text: str) -> str | None:
-    for like in _MARKER_LIKE.findall(text):
+    """The markers in `text`, in order. Raises InstructionError for one that is malformed or out of range."""
+    likes = _MARKER_LIKE.findall(text)
+    for like in likes:
         match = MARKER.fullmatch(like)
         if not match:
-            return f"{like[:20]!r} is not a marker; write it like [ref#1], with a number from 1 to {MAX_MARKER}"
+            raise InstructionError(f"{like[:20]!r} is not a marker; write it like [ref#1], numbers from 1 on")
         if int(match[1]) > MAX_MARKER:
-            return f"{like[:20]} is above [ref#{MAX_MARKER}], the last marker with a token; number from [ref#1] on"
-    return None
+            raise InstructionError(f"{like[:20]} is above the last marker, [ref#{MAX_MARKER}]; count from [ref#1] on")
+    return likes
 
 
-def _pack_text(
-    text: str, tokenizer: Tokenizer, length: int, source: str, field: str, key: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _pack_context(references: tuple[Reference, ...], tokenizer: Tokenizer, layout: Layout) -> Context:
+    slots, size, length = layout.max_references, layout.image_size, layout.reference_text_length
+    if len(references) > slots:
+        wrong = f"{len(references)} are more than the model's data.max_references={slots}"
+        raise InstructionError(f"references: {wrong}; leave some out, or train with a larger data.max_references")
+    images = np.zeros((slots, size, size, 3), np.uint8)
+    tokens = np.full((slots, length), tokenizer.pad_id, np.int32)
+    token_mask = np.zeros((slots, length), bool)
+    for slot, reference in enumerate(references):
+        with _at(f"references[{slot}]"):
+            images[slot] = fit_image(_checked_image(reference.image), size)
+            tokens[slot], token_mask[slot] = _pack_text(
+                context_text(reference), tokenizer, length, "reference_text_length"
+            )
+    return Context(images=images, text=Text(tokens, token_mask), mask=np.arange(slots) < len(references))
+
+
+def _checked_image(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InstructionError(f"image: is {image.dtype} {list(image.shape)}; give uint8 [height, width, 3]")
+    return image
+
+
+def _pack_text(text: str, tokenizer: Tokenizer, length: int, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(tokens [length] int32, mask [length] bool), cut to length if no marker is lost by it."""
     ids = tokenizer.encode(text)
     if len(ids) > length:
-        kept, lost = ids[: length - 1], ids[length - 1 : -1]
+        kept = ids[: length - 1]
         for marker in MARKER.finditer(text):
-            if tokenizer.marker_id(int(marker[1])) in lost:
-                raise InstructionError(
-                    f"{source}: {field}: {len(ids)} tokens do not fit data.{key}={length}, and the cut would lose "
-                    f"{marker.group()}; shorten the text, or move the marker to its beginning"
-                )
+            if tokenizer.marker_id(int(marker[1])) not in kept:
+                wrong = f"has {len(ids)} tokens; cut to data.{key}={length} it would lose {marker[0]}"
+                raise InstructionError(f"{wrong}; shorten it, or move {marker[0]} to its beginning")
         # The same words each time, so that Python shows the warning once.
         warnings.warn(f"texts of more than data.{key}={length} tokens are cut at the end", stacklevel=3)
         ids = [*kept, tokenizer.eos_id]
@@ -209,67 +223,66 @@ def _read_text(path: str | os.PathLike) -> str:
         raise InstructionError(f"{path}: cannot be read ({error.strerror}); give a readable JSON file") from None
 
 
-def _parse_json(text: str, path: str, line: int = 1) -> dict:
-    """`line` is where `text` begins in its file."""
+def _parse_json(text: str, path: str | os.PathLike, line: int | None = None) -> object:
+    """`text` is line number `line` of the file, or all of it."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        with _at(f"{path}:{line}" if line else path):
+            return json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        where = f"{path}:{line + error.lineno - 1}:{error.colno}"
+        where = f"{path}:{line or error.lineno}:{error.colno}"
         raise InstructionError(f"{where}: invalid JSON ({error.msg}); mend the file there") from None
-    except (ValueError, RecursionError) as error:
-        raise InstructionError(f"{path}:{line}: {error}") from None
 
 
 def _unique_keys(pairs: list[tuple]) -> dict:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"the key {key!r} is there twice in one object; keep one")
-    return dict(pairs)
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise InstructionError(f"an object has one of the keys {', '.join(key for key, _ in pairs)} twice; keep one")
+    return fields
 
 
 def _parse_instruction(fields: object, folder: Path, source: str, extra: tuple[str, ...] = ()) -> Instruction:
-    _check_keys(fields, ("text", "references", *extra), source)
-    items = fields.get("references", [])
+    _check_keys(fields, ("text", "references", *extra))
+    text, items = _string(fields, "text"), fields.get("references", [])
     if not isinstance(items, list):
-        raise InstructionError(f"{source}: references: must be a list of objects, not {_kind(items)}")
+        raise InstructionError(f"references: must be a list of objects, not {_kind(items)}")
+    words = []
     for slot, item in enumerate(items):
-        _check_keys(item, ("marker", "text", "image"), f"{source}: references[{slot}]")
-    strings = [
-        {key: _string(item, key, f"{source}: references[{slot}]") for key in ("marker", "text", "image")}
-        for slot, item in enumerate(items)
-    ]
-    text = _string(fields, "text", source)
-    if problem := _marker_problem(text, tuple((item["marker"], item["text"]) for item in strings)):
-        raise InstructionError(f"{source}: {problem}")  # words first: they are cheaper than pictures
-    references = [
-        Reference(s["marker"], s["text"], _read_picture(folder, s["image"], f"{source}: references[{slot}].image"))
-        for slot, s in enumerate(strings)
-    ]
+        with _at(f"references[{slot}]"):
+            _check_keys(item, ("marker", "text", "image"))
+            words.append((_string(item, "marker"), _string(item, "text")))
+    _check_markers(text, tuple(words))  # before any picture is read
+    references = []
+    for slot, (marker, phrase) in enumerate(words):
+        with _at(f"references[{slot}]"):
+            references.append(Reference(marker, phrase, _picture(items[slot], "image", folder)))
     return Instruction(text, tuple(references), source)
 
 
-def _read_picture(folder: Path, name: str, where: str) -> np.ndarray:
-    try:
-        return read_image(folder / name)
-    except ImageError as error:
-        raise InstructionError(f"{where}: {folder / name}: {error}") from None
+def _parse_example(fields: object, folder: Path, source: str) -> tuple[Instruction, np.ndarray, str]:
+    instruction = _parse_instruction(fields, folder, source, extra=("target", "task"))
+    return instruction, _picture(fields, "target", folder), _string(fields, "task")
 
 
-def _check_keys(fields: object, known: tuple[str, ...], where: str) -> None:
+def _picture(fields: dict, key: str, folder: Path) -> np.ndarray:
+    path = folder / _string(fields, key)
+    with _at(f"{key}: {path}"):
+        return read_image(path)
+
+
+def _check_keys(fields: object, known: tuple[str, ...]) -> None:
     if not isinstance(fields, dict):
-        raise InstructionError(f"{where}: must be an object with the keys {', '.join(known)}, not {_kind(fields)}")
+        raise InstructionError(f"must be an object with the keys {', '.join(known)}, not {_kind(fields)}")
     for key in fields.keys() - set(known):
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
-        raise InstructionError(f"{where}: unknown key {key!r}; {mend}")
+        raise InstructionError(f"unknown key {key!r}; {mend}")
 
 
-def _string(fields: dict, key: str, where: str) -> str:
+def _string(fields: dict, key: str) -> str:
     if key not in fields:
-        raise InstructionError(f"{where}: {key}: is missing; add it")
+        raise InstructionError(f"{key}: is missing; add it")
     if not isinstance(fields[key], str):
-        raise InstructionError(f"{where}: {key}: must be a string, not {_kind(fields[key])}")
+        raise InstructionError(f"{key}: must be a string, not {_kind(fields[key])}")
     return fields[key]
 
 
