@@ -21,7 +21,8 @@ BATCH_AXES = ("data", "fsdp")
 
 # A spec is a tuple, aligned to the LAST axes of the array (a convolution kernel is [3, 3, in, out]), or one mesh axis,
 # which goes to the largest axis of the array that it divides. () replicates.
-Spec = str | Sequence[str | Sequence[str] | None]
+Entry = str | Sequence[str] | None
+Spec = str | Sequence[Entry]
 Table = Sequence[tuple[str, Spec]]
 
 DEFAULT_TABLE: Table = (
@@ -104,26 +105,27 @@ def _fit(spec: Spec, shape: tuple[int, ...], mesh: Mesh, path: str) -> tuple:
     if isinstance(spec, str):
         return _largest_axis(spec, shape, mesh)
     aligned = (None,) * (len(shape) - len(spec)) + tuple(spec)[max(0, len(spec) - len(shape)) :]
-    return tuple(
-        None if entry is None or size % _devices(entry, mesh) else entry if isinstance(entry, str) else tuple(entry)
-        for size, entry in zip(shape, aligned, strict=True)
-    )
+    return tuple(_names(e) if _divides(e, size, mesh) else None for e, size in zip(aligned, shape, strict=True))
 
 
 def _largest_axis(name: str, shape: tuple[int, ...], mesh: Mesh) -> tuple:
-    divisible = [(size, axis) for axis, size in enumerate(shape) if size % mesh.shape[name] == 0]
+    divisible = [(size, axis) for axis, size in enumerate(shape) if _divides(name, size, mesh)]
     _, chosen = max(divisible, default=(0, None))
     return tuple(name if axis == chosen else None for axis in range(len(shape)))
 
 
+def _divides(entry: Entry, size: int, mesh: Mesh) -> bool:
+    return size % math.prod(mesh.shape[name] for name in _names(entry)) == 0
+
+
+def _names(entry: Entry) -> tuple[str, ...]:
+    """The mesh axes that split one array axis."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
 def _named(spec: Spec) -> set[str]:
-    """The mesh axes that a spec uses."""
-    entries = (spec,) if isinstance(spec, str) else spec
-    return {n for entry in entries if entry is not None for n in ((entry,) if isinstance(entry, str) else entry)}
-
-
-def _devices(entry: str | Sequence[str], mesh: Mesh) -> int:
-    return math.prod(mesh.shape[name] for name in ((entry,) if isinstance(entry, str) else entry))
+    """The mesh axes that a whole spec uses."""
+    return {name for entry in ((spec,) if isinstance(spec, str) else spec) for name in _names(entry)}
 
 
 @functools.cache
