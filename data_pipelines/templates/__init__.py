@@ -1,0 +1,71 @@
+"""Phrasings of each task's instruction, one a line in TASK.txt (paper section 3: rephrased templates, hand-checked).
+
+A template's placeholders are those of its task in PLACEHOLDERS. `{ref1}` and `{ref2}` become a marker with its phrase,
+"[ref#1] line drawing"; `{references}` becomes a list of one or more: "[ref#1] a fox, [ref#2] a wolf and [ref#3] a dog".
+What reads well as `references`, in this order: a control's name ("[ref#1] line drawing") for line, edge and mask; nouns
+with article ("[ref#1] a dog") for subject and neighbors; a bare style name ("[ref#1] flat vector") for style; style and
+"[ref#2] content image" for style_transfer; "[ref#1] content image" for edit. A change is an order, "replace the hat".
+"""
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+
+PLACEHOLDERS: dict[str, frozenset[str]] = {
+    "text_to_image": frozenset({"caption"}),
+    "line": frozenset({"caption", "ref1"}),
+    "edge": frozenset({"caption", "ref1"}),
+    "mask": frozenset({"caption", "ref1"}),
+    "subject": frozenset({"caption", "references"}),
+    "style": frozenset({"caption", "ref1"}),
+    "style_transfer": frozenset({"ref1", "ref2"}),
+    "edit": frozenset({"change", "ref1"}),
+    "neighbors": frozenset({"caption", "references"}),
+}
+
+
+@functools.cache
+def templates(task: str) -> tuple[str, ...]:
+    """All templates of a task. Raises ValueError for an unknown one."""
+    if task not in PLACEHOLDERS:
+        raise ValueError(f"task {task!r} has no templates; the tasks are {', '.join(PLACEHOLDERS)}")
+    return tuple(resources.files(__name__).joinpath(f"{task}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def count(task: str) -> int:
+    """How many templates a task has."""
+    return len(templates(task))
+
+
+def render(task: str, index: int, *, caption: str = "", change: str = "", references: Sequence[str] = ()) -> str:
+    """Template `index` of a task, in [0, count(task)), filled in: the text of an instruction.
+
+    Args:
+      caption, change: without a full stop at the end (one is taken off); given if the task asks for it, and only then.
+      references: phrases with their markers, "[ref#1] a dog"; `{ref1}` is the first. Exactly as many as the task asks.
+    Raises:
+      ValueError: unknown task, an index out of range, a field missing or of no use to the task.
+    """
+    wanted = PLACEHOLDERS.get(task, frozenset())
+    if not 0 <= index < count(task):
+        raise ValueError(f"template {index} of task {task!r} does not exist; it has 0 to {count(task) - 1}")
+    fields = {"caption": _bare(caption), "change": _bare(change)}
+    if "references" in wanted:
+        fields["references"] = _join(references)
+    else:
+        fields |= {f"ref{k}": phrase for k, phrase in enumerate(references, start=1)}
+    given = {name for name, value in fields.items() if value}
+    if given != wanted:
+        raise ValueError(
+            f"task {task!r} takes {', '.join(sorted(wanted))}; got {', '.join(sorted(given)) or 'nothing'}"
+        )
+    return templates(task)[index].format(**fields)
+
+
+def _bare(sentence: str) -> str:
+    return sentence.strip().removesuffix(".")
+
+
+def _join(phrases: Sequence[str]) -> str:
+    *first, last = phrases or [""]
+    return f"{', '.join(first)} and {last}" if first else last
