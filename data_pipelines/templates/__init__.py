@@ -2,9 +2,9 @@
 
 A template's placeholders are those of its task in PLACEHOLDERS. `{ref1}` and `{ref2}` become a marker with its phrase,
 "[ref#1] line drawing"; `{references}` becomes a list of one or more: "[ref#1] a fox, [ref#2] a wolf and [ref#3] a dog".
-What reads well as `references`, in this order: a control's name ("[ref#1] line drawing") for line, edge and mask; nouns
-with article ("[ref#1] a dog") for subject and neighbors; a bare style name ("[ref#1] flat vector") for style; style and
-"[ref#2] content image" for style_transfer; "[ref#1] content image" for edit. A change is an order, "replace the hat".
+What reads well as phrases, in the order of `references`: line, edge, mask: the condition's name, "[ref#1] line drawing";
+subject, neighbors: what is seen, "[ref#1] a dog"; style: "[ref#1] style" or "[ref#1] Realism style"; style_transfer: the
+same, then "[ref#2] content image"; edit: "[ref#1] content image". A change is an order: "replace the hat with a crown".
 """
 
 import functools
