@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from imagen_jax.types import Array
 
@@ -76,7 +77,7 @@ class Attention(nn.Module):
     """Self-attention without biases, and without 1/sqrt(head_dim): the query's initialisation absorbs it."""
 
     config: T5Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array, bias: Array, mask: Array) -> Array:  # x [B, L, D]; bias [1, N, L, L]; mask [B, L]
@@ -97,7 +98,7 @@ class GatedMLP(nn.Module):
     """gelu(x wi_0) * (x wi_1), then wo; gelu is the tanh approximation ('gelu_new')."""
 
     config: T5Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D]
@@ -110,7 +111,7 @@ class Layer(nn.Module):
     """Attention, then MLP, each on the RMS-normalised residual stream. The norms compute in float32."""
 
     config: T5Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array, bias: Array, mask: Array) -> Array:
@@ -125,7 +126,7 @@ class Encoder(nn.Module):
     """The stack of layers and the closing norm: embeddings in, features out, [B, L, D]."""
 
     config: T5Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
@@ -139,7 +140,7 @@ class T5Encoder(nn.Module):
     """Token ids to features: `T5Encoder(config, dtype).apply({"params": params}, tokens, mask)`."""
 
     config: T5Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: Array, mask: Array) -> Array:
