@@ -1,0 +1,202 @@
+"""Every key of an experiment, with its default, and the named model sizes. The files beside this one pick from here.
+
+[P] marks a value of the paper (arXiv 2401.01952; P Imagen: 2205.11487), [I] a choice of ours where it is silent.
+"""
+
+from ml_collections import ConfigDict
+
+from imagen_jax.partition import DEFAULT_TABLE
+
+# One text encoder a size; 'xxl' is T5 v1.1 XXL, frozen in the paper. The two others are trained with the UNet.
+TEXT_ENCODERS = {
+    "tiny": dict(emb=64, heads=4, head_dim=16, mlp=128, layers=2, frozen=False),
+    "small": dict(emb=256, heads=8, head_dim=32, mlp=512, layers=4, frozen=False),
+    "paper": dict(emb=4096, heads=64, head_dim=64, mlp=10240, layers=24, frozen=True),
+}
+
+# Levels count from 1 and work at image_size / 2^level (Table 5).
+BASE = {
+    "tiny": dict(
+        image_size=32, channels=(64, 128), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
+        heads=4, head_dim=32, cond_channels=128, context_positions=True,
+    ),
+    "small": dict(
+        image_size=64, channels=(192, 512), blocks=(4, 5), text_levels=(2,), context_levels=(2,),
+        heads=8, head_dim=64, cond_channels=512, context_positions=True, dtype="bfloat16",
+    ),
+    "paper": dict(  # [P] Table 5; cond_channels [I]: the value that gives 2.51B and 2.76B
+        image_size=128, channels=(512, 1024, 2048), blocks=(8, 8, 8), text_levels=(3,), context_levels=(3,),
+        heads=32, head_dim=64, cond_channels=512, context_positions=False, dtype="bfloat16",
+    ),
+}  # fmt: skip
+
+SUPER_RES = {
+    "tiny": dict(
+        image_size=64, lowres_size=32, channels=(24, 48, 96), blocks=(1, 1, 2), text_levels=(3,), context_levels=(),
+        heads=4, head_dim=24, cond_channels=96,
+    ),
+    "small": dict(
+        image_size=128, lowres_size=64, channels=(64, 128, 256, 384), blocks=(2, 2, 4, 4), text_levels=(4,),
+        context_levels=(), heads=8, head_dim=48, cond_channels=256, dtype="bfloat16",
+    ),
+    "paper": dict(  # [P] Table 5, 8 heads; head_dim and cond_channels [I]: the values that give 581M
+        image_size=1024, lowres_size=128, channels=(128, 256, 512, 1024), blocks=(2, 4, 8, 8), text_levels=(4,),
+        context_levels=(), heads=8, head_dim=64, cond_channels=512, dtype="bfloat16",
+    ),
+}  # fmt: skip
+
+
+# What follows from the machine that a size is for; everything else is the paper's.
+SCALE = {
+    "tiny": dict(  # two CPU cores and the bundled pictures
+        optim=dict(learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+        train=dict(batch_size=32, log_every=20),
+        sample=dict(steps=64, guidance="constant", guidance_weight=3.0),
+    ),
+    "small": dict(  # one accelerator and the full emoji corpus
+        data=dict(corpus="data/emoji"),
+        optim=dict(learning_rate=3e-4, warmup_steps=500, ema_decay=0.999),
+        train=dict(batch_size=256, sample_every=2000),
+        sample=dict(steps=128, guidance="constant", guidance_weight=3.0),
+    ),
+    "paper": dict(  # 64 TPU v4
+        data=dict(loader="records", max_references=3, text_length=128, reference_text_length=32),
+        train=dict(checkpoint_every=5000),
+    ),
+}
+
+
+def get_config(name: str, size: str, unets: dict = BASE) -> ConfigDict:
+    """All keys of one experiment at one size; the experiment's file then sets what it is about.
+
+    Raises:
+      ValueError: an unknown size.
+    """
+    if size not in SCALE:
+        raise ValueError(f"experiments/{name}.py:{size}: unknown size; use one of {', '.join(SCALE)}, or nothing")
+    config = defaults(name if size == "tiny" else f"{name}_{size}")
+    config.model.update(unets[size])
+    config.text_encoder.update(TEXT_ENCODERS[size])
+    config.plan.super_res.update(SUPER_RES[size])
+    config.update(SCALE[size])
+    return config
+
+
+def follow(config: ConfigDict, before: str, size: str) -> None:
+    """Start from the weights of the run `before`: where the laptop's may be missing, an expensive one's must not."""
+    config.follows = before if size == "tiny" else f"{before}_{size}"
+    config.init_from = "auto" if size == "tiny" else f"runs/{config.follows}"
+
+
+def defaults(name: str) -> ConfigDict:
+    """Every key, with the paper's values where it states them."""
+    config = ConfigDict()
+    config.name = name  # the default --workdir is runs/<name>
+    config.seed = 0
+    # Weights to take over: '' none; a workdir (an error when it holds no checkpoint); or 'auto': the run named
+    # `follows` beside this workdir when it is there, otherwise from scratch, and the log says which.
+    config.init_from = ""
+    config.follows = ""
+    config.init_parts = ("unet", "text_encoder")  # which of its parameters
+
+    config.model = ConfigDict(
+        dict(
+            image_size=0,
+            lowres_size=0,  # > 0: a super-resolution model, conditioned on a picture of this side
+            channels=(),
+            blocks=(),
+            text_levels=(),
+            context_levels=(),
+            heads=0,
+            head_dim=0,
+            cond_channels=0,
+            context_zero_start=True,  # [I] the adapted model starts equal to the one it takes over
+            context_positions=False,  # [I] 2-D sine code on context queries and keys
+            dtype="float32",  # of the computation; parameters are float32
+        )
+    )
+    config.text_encoder = ConfigDict(
+        dict(
+            emb=0,
+            heads=0,
+            head_dim=0,
+            mlp=0,
+            layers=0,
+            vocab_size=32128,  # the T5 vocabulary; `[ref#k]` is <extra_id_{k-1}>
+            frozen=False,  # True: outside the optimizer, weights from `weights`; False: trained along from scratch
+            weights="",  # a Hugging Face folder (t5 v1.1, flan-t5) or the workdir of a run; needed when frozen
+        )
+    )
+
+    config.diffusion = ConfigDict(
+        dict(
+            schedule="cosine",  # [P]; or 'linear'
+            logsnr_min=-15.0,
+            logsnr_max=15.0,
+            shift_from=0,  # > 0: shift the log-SNR by 2 log(shift_from / image_size), off at 0 as in the paper
+            prediction="v",  # [P]; or 'eps', 'x0'
+            drop_all=0.1,  # [P] drop text and context
+            drop_context=0.1,  # [P] drop the context only
+        )
+    )
+    config.data = ConfigDict(
+        dict(
+            loader="memory",  # a corpus held in memory; or 'records': ArrayRecord shards streamed with tf.data
+            corpus="fixture",  # the bundled pictures; or a folder made by `python -m data_pipelines.prepare emoji`
+            records="",  # folder of shards for loader='records'
+            mixture=ConfigDict(),  # {task: ratio}, summing to 1
+            max_references=2,  # K, the reference slots of an example
+            text_length=48,  # tokens
+            reference_text_length=12,  # tokens
+            tokenizer="",  # '' the bundled T5 SentencePiece model; or a .model or tokenizer.json path
+        )
+    )
+    config.optim = ConfigDict(
+        dict(
+            name="adafactor",  # [P]; or 'adam'
+            learning_rate=1e-4,  # [P]
+            warmup_steps=10_000,  # [P]
+            beta1=0.9,  # [P]
+            beta2=0.999,  # [P]
+            eps=1e-30,
+            clip_norm=1.0,  # [I] global gradient norm; 0 is off
+            ema_decay=0.9999,  # [P]
+        )
+    )
+    config.train = ConfigDict(
+        dict(
+            steps=0,
+            batch_size=512,  # [P] the global batch
+            log_every=50,
+            checkpoint_every=1000,  # a multiple of log_every, so that a resumed log continues exactly
+            keep_checkpoints=2,
+            sample_every=5000,  # a grid of held-out instructions; 0 only at the end
+            crop_size=0,  # super-resolution trains on crops of this side [P Imagen]; 0 whole pictures
+        )
+    )
+    config.sample = sampler(steps=256, guidance="oscillating", guidance_weight=25.0)  # [P]
+    config.sample.count = 1  # pictures an instruction
+    config.sample.super_res = sampler(steps=30, guidance="none", guidance_weight=1.0)  # [I] the paper states none
+    config.sample.super_res.workdir = "auto"  # a run; 'auto': runs/<super_res> beside this one, if there; '' base only
+    config.sample.super_res.aug_level = 0.1  # [P Imagen] 0.1 to 0.3: noise on the low-resolution input
+    config.plan = ConfigDict(dict(super_res=ConfigDict()))  # the cascade's second UNet, for --mode=plan
+    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1: all remaining devices
+    config.sharding = DEFAULT_TABLE  # ordered (path regex, spec); the first match wins
+    return config
+
+
+def sampler(steps: int, guidance: str, guidance_weight: float) -> ConfigDict:
+    """How one model of the cascade is sampled."""
+    return ConfigDict(
+        dict(
+            method="ddpm",  # [P]; or 'ddim', 'dpm_solver_2m', 'heun'
+            steps=steps,
+            guidance=guidance,  # 'none', 'constant', 'oscillating', 'interval', 'text_and_context', 'interleaved'
+            guidance_weight=guidance_weight,
+            context_guidance_weight=1.0,  # for 'text_and_context' and 'interleaved'
+            guidance_interval=(-5.0, 5.0),  # log-SNR, for 'interval'
+            reference_probability=0.5,  # for 'interleaved'
+            threshold="dynamic",  # [P Imagen]; or 'static', 'none'
+            threshold_percentile=99.5,  # [P Imagen]
+        )
+    )

@@ -1,0 +1,22 @@
+"""Stage 1, retrieval-augmented text to image: neighbours of the target as references (paper, section 3.2).
+
+    python -m imagen_jax.main --config=experiments/stage1.py[:small|:paper]
+
+It takes over the weights of runs/pretrain; the context attention is new and starts at zero. Not measured beyond the
+bare size (README.md).
+"""
+
+from experiments import common
+
+STEPS = {"tiny": 400, "small": 4_000, "paper": 500_000}  # [P] the last
+
+
+def get_config(size: str = "tiny"):
+    config = common.get_config("stage1", size)
+    common.follow(config, "pretrain", size)
+    config.data.mixture.update(neighbors=1.0)
+    config.data.max_references = 3  # [P] clusters of five pairs: the target, three neighbours and one to spare
+    config.train.steps = STEPS[size]
+    if size == "tiny":
+        config.train.update(checkpoint_every=200, sample_every=200)
+    return config

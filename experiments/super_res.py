@@ -1,0 +1,25 @@
+"""Super-resolution under the text, the second model of the cascade (paper, appendix Table 5; Imagen, section 2.3).
+
+    python -m imagen_jax.main --config=experiments/super_res.py[:small|:paper]
+
+Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. It takes over the text encoder of the stage-2 run; the UNet
+is new. Not measured beyond the bare size (README.md).
+"""
+
+from experiments import common
+
+STEPS = {"tiny": 400, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
+
+
+def get_config(size: str = "tiny"):
+    config = common.get_config("super_res", size, common.SUPER_RES)
+    common.follow(config, "stage2", size)
+    config.init_parts = ("text_encoder",)
+    config.data.mixture.update(text_to_image=1.0)
+    config.data.max_references = 0
+    config.train.steps = STEPS[size]
+    if size == "tiny":
+        config.train.update(batch_size=16, checkpoint_every=200, sample_every=200)
+    elif size == "paper":
+        config.train.crop_size = 256  # [P Imagen] 1024 px pictures are trained on in crops
+    return config

@@ -1,0 +1,100 @@
+"""What a trained model does with held-out instructions: the loss with true and with shuffled references, and samples.
+
+The central claim of the paper is that the references are followed. A model that ignores them has the same loss when
+every example is given the references of another one; the ratio of the two losses is the measure (DESIGN.md, 4).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imagen_jax import cascade, diffusion, grid, samplers
+from imagen_jax import model as model_lib
+from imagen_jax.runs import Run, make_schedule
+from imagen_jax.types import Array, Batch
+
+BATCHES, BATCH_SIZE = 4, 32  # held-out examples of the report, a task
+
+
+def shuffle_references(batch: Batch) -> Batch:
+    """Every example gets the references (pictures, texts, mask) of the one before it."""
+    return batch.replace(context=jax.tree.map(lambda x: np.roll(x, 1, axis=0), batch.context))
+
+
+def noisy_half_losses(model, schedule, params: dict, batch: Batch, key: Array) -> Array:
+    """Loss [B] at log-SNRs spread evenly in time over the noisier half (logsnr < 0); no condition is dropped."""
+    x0 = model_lib.to_float(batch.image)
+    size = x0.shape[0]
+    start = schedule.t(jnp.zeros(()))
+    logsnr = schedule.logsnr(start + (1 - start) * (jnp.arange(size) + 0.5) / size)
+    eps = jax.random.normal(key, x0.shape)
+    cond = model_lib.encode(model, params, batch.text, batch.context)
+    output = model_lib.predict(model, params, diffusion.add_noise(x0, eps, logsnr), logsnr, cond)
+    return diffusion.loss(output, x0, eps, logsnr, model.prediction)
+
+
+def reference_report(run: Run, loader) -> dict:
+    """Held-out loss with the true references and with references shuffled inside each task, on the same noise.
+
+    Returns:
+      {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
+      "tasks": {task: the same two}}.
+    """
+    loss = jax.jit(functools.partial(noisy_half_losses, run.model, make_schedule(run.config)))
+    tasks = {}
+    for task in loader.tasks:
+        true, shuffled = [], []
+        for i in range(BATCHES):
+            batch, key = loader.batch(i * BATCH_SIZE, BATCH_SIZE, task), jax.random.key(i)
+            if not run.model.unet.config.context_levels or not batch.context.mask.any():
+                break
+            true.append(loss(run.params, batch, key).mean())
+            shuffled.append(loss(run.params, shuffle_references(batch), key).mean())
+        if true:
+            tasks[task] = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
+    names = ("loss_true", "loss_shuffled")
+    return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
+
+
+def told(report: dict) -> str:
+    """The report in a table for people."""
+    if not report["tasks"]:
+        return "no task of this run has references: no held-out loss with shuffled ones"
+    rows = {**report["tasks"], "all tasks": report}
+    head = f"{'held-out loss, log-SNR < 0':<28}{'true refs':>12}{'shuffled':>12}{'ratio':>9}"
+    return "\n".join(
+        [head]
+        + [
+            f"{name:<28}{row['loss_true']:>12.4f}{row['loss_shuffled']:>12.4f}"
+            f"{row['loss_shuffled'] / row['loss_true']:>9.3f}"
+            for name, row in rows.items()
+        ]
+    )
+
+
+def sample_rows(run: Run, loader, *, rows_per_task: int = 1) -> list[grid.Row]:
+    """Samples for the first held-out examples of each task, beside their instruction, references and real target."""
+    rows = []
+    for task in loader.tasks:
+        batch = loader.batch(0, rows_per_task, task)
+        keys = samplers.sample_keys(jax.random.key(0), jnp.arange(rows_per_task))
+        for i, picture in enumerate(np.asarray(_sample(run, batch, keys))):
+            example = loader.example(i, task)
+            inputs = [(r.text, r.image) for r in example.instruction.references]
+            if run.model.lowres_size:
+                inputs = [("low resolution", _shrink(example.target, run.model.lowres_size))]
+            rows.append(grid.Row(task, example.instruction.text, inputs, grid.to_uint8(picture), example.target))
+    return rows
+
+
+def _sample(run: Run, batch: Batch, keys: Array) -> Array:
+    if not run.model.lowres_size:
+        return cascade.sample_base(run, run.config.sample, batch.text, batch.context, keys)
+    lowres = model_lib.shrink(model_lib.to_float(jnp.asarray(batch.image)), run.model.lowres_size)
+    return cascade.enlarge(run, run.config.sample, batch.text, lowres, keys)
+
+
+def _shrink(image: np.ndarray, size: int) -> np.ndarray:
+    return grid.to_uint8(np.asarray(model_lib.shrink(model_lib.to_float(jnp.asarray(image[None])), size)[0]))

@@ -1,0 +1,95 @@
+"""Train, sample or plan one experiment.
+
+    python -m imagen_jax.main --config=experiments/stage2.py
+    python -m imagen_jax.main --config=experiments/stage2.py --mode=sample --instruction=FILE.json
+    python -m imagen_jax.main --config=experiments/stage2.py:paper --mode=plan
+
+Any key of the config can be set: --config.train.steps=2000. The keys and their meaning stand in experiments/common.py.
+The same train command, run again, continues where it stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. experiments/stage2.py[:SIZE].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the experiment.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "sample", "plan"],
+    "train: up to config.train.steps; sample: pictures for --instruction; plan: count parameters, allocate nothing.",
+)
+_INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of --mode=sample; training has config.seed.", lower_bound=0)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the mode that the flags ask for; a fault of the input ends it with one line and exit code 2."""
+    logging.set_verbosity(logging.level_debug() if flags.FLAGS.verbosity > 0 else logging.INFO)
+    logging.get_absl_handler().setFormatter(None)  # plain lines
+    try:
+        config = _check_flags(argv)
+        workdir = Path(_WORKDIR.value or f"runs/{config.name}")
+        {"train": _train, "sample": _sample, "plan": _plan}[_MODE.value](config, workdir)
+    except (ValueError, OSError) as error:
+        logging.debug("raised here (shown by --verbosity=1):", exc_info=True)
+        _fail(str(error))
+
+
+def _check_flags(argv: Sequence[str]) -> ConfigDict:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument '{argv[1]}': options begin with --, see --help")
+    if _CONFIG.value is None:
+        raise ValueError("--config is missing; a first run: --config=experiments/stage2.py")
+    if (_MODE.value == "sample") != (_INSTRUCTION.value is not None):
+        raise ValueError("--mode=sample and --instruction=FILE.json go together")
+    _ = _CONFIG.value.name  # ml_collections reports a file that it could not load only now
+    return _CONFIG.value
+
+
+def _train(config: ConfigDict, workdir: Path) -> None:
+    from data_pipelines.instruction import Layout
+    from data_pipelines.loader import make_loader
+    from imagen_jax.train import train
+
+    data = config.data
+    layout = Layout(config.model.image_size, data.max_references, data.text_length, data.reference_text_length)
+    loader = make_loader(data, layout, "train", config.seed)
+    train(config, workdir, loader, held_out=make_loader(data, layout, "test", config.seed))
+
+
+def _sample(config: ConfigDict, workdir: Path) -> None:
+    from imagen_jax.sample import sample
+
+    sample(config, workdir, Path(_INSTRUCTION.value), _SEED.value)
+
+
+def _plan(config: ConfigDict, workdir: Path) -> None:
+    from imagen_jax.plan import plan
+
+    plan(config, workdir)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Flags, with an unknown key or value told in one line and a suggestion."""
+    try:
+        return app.parse_flags_with_usage(argv) if {"--help", "--helpfull"} & set(argv) else flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # ml_collections: a key that the config lacks
+        told = str(error.args[0]).replace("\\n", " ").replace("\\'", "'").strip("'\"").replace("\n", ". ")
+        return _fail(f"--config has no key {told}; the keys stand in experiments/common.py")
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        return _fail(str(error))
+
+
+def _fail(message: str):
+    lines = [line for line in message.splitlines() if line.strip()]
+    print(f"error: {lines[-1].strip()}", file=sys.stderr)  # libraries put the cause last
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,87 @@
+"""Cross-attention from a feature map to text or reference tokens, and attention pooling (paper, appendix Table 5).
+
+Keys and values are computed apart from the queries: the tokens do not change during sampling, so they are projected
+once for all denoising steps. Each layer owns one learned null key and value: "no token at all" is a valid input.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = Any
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """The one place that picks the attention kernel: q [B, Q, N, d], k, v [B, S, N, d], mask [B, S] -> like q."""
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+
+
+def sine_code(height: int, width: int, features: int) -> jax.Array:
+    """Fixed 2-D code [height * width, features] of the relative coordinates, so that grids of any size align."""
+    frequencies = jnp.pi * jnp.exp(jnp.linspace(0.0, jnp.log(32.0), features // 4))
+    y = (jnp.arange(height) + 0.5)[:, None] / height * frequencies  # [H, F]
+    x = (jnp.arange(width) + 0.5)[:, None] / width * frequencies  # [W, F]
+    y, x = (jnp.concatenate([jnp.sin(a), jnp.cos(a)], axis=-1) for a in (y, x))
+    y, x = jnp.repeat(y, width, axis=0), jnp.tile(x, (height, 1))
+    return jnp.concatenate([y, x], axis=-1)
+
+
+class CrossAttention(nn.Module):
+    """x + out(attention(norm(x), tokens)); `zero_start` makes the layer an identity at initialisation."""
+
+    channels: int
+    heads: int
+    head_dim: int
+    zero_start: bool = False
+    positions: bool = False
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        inner = self.heads * self.head_dim
+        self.norm = nn.LayerNorm(dtype=self.dtype)
+        self.query, self.key, self.value = (nn.Dense(inner, use_bias=False, dtype=self.dtype) for _ in range(3))
+        out_init = nn.initializers.zeros if self.zero_start else nn.initializers.lecun_normal()
+        self.out = nn.Dense(self.channels, use_bias=False, kernel_init=out_init, dtype=self.dtype)
+        self.null = self.param("null", nn.initializers.normal(1.0), (2, self.heads, self.head_dim))
+
+    def keys_values(self, tokens: jax.Array, positions: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """tokens [B, S, D] -> keys and values [B, 1 + S, heads, head_dim], the null pair first.
+
+        `positions` [S, D] is added to what the keys see, not to the values.
+        """
+        keyed = tokens if positions is None else tokens + positions.astype(tokens.dtype)
+        shape = (*tokens.shape[:2], self.heads, self.head_dim)
+        pair = self.key(keyed).reshape(shape), self.value(tokens).reshape(shape)
+        nulls = jnp.broadcast_to(self.null[:, None, None].astype(self.dtype), (2, shape[0], 1, *shape[2:]))
+        return tuple(jnp.concatenate([null, y], axis=1) for null, y in zip(nulls, pair, strict=True))
+
+    def __call__(self, x: jax.Array, keys_values: tuple, mask: jax.Array) -> jax.Array:
+        """x [B, H, W, C], mask [B, S] bool over the tokens -> [B, H, W, C]."""
+        batch, height, width, channels = x.shape
+        h = self.norm(x.reshape(batch, height * width, channels))
+        if self.positions:
+            h = h + sine_code(height, width, channels).astype(self.dtype)
+        q = self.query(h).reshape(batch, height * width, self.heads, self.head_dim)
+        mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)  # the null pair is always visible
+        h = attend(q, *keys_values, mask).reshape(batch, height * width, -1)
+        return x + self.out(h).reshape(x.shape)
+
+
+class AttentionPool(nn.Module):
+    """One learned query over the text tokens (Imagen's pooled text): [B, L, D], mask [B, L] -> [B, features]."""
+
+    features: int
+    heads: int
+    head_dim: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        shape = (*tokens.shape[:2], self.heads, self.head_dim)
+        k, v = (nn.Dense(self.heads * self.head_dim, dtype=self.dtype, name=n)(tokens) for n in ("key", "value"))
+        query = self.param("query", nn.initializers.normal(1.0), (self.heads, self.head_dim)).astype(self.dtype)
+        query = jnp.broadcast_to(query, (shape[0], 1, *shape[2:]))
+        pooled = attend(query, k.reshape(shape), v.reshape(shape), mask | ~mask.any(-1, keepdims=True))
+        return nn.Dense(self.features, dtype=self.dtype, name="out")(pooled.reshape(shape[0], -1))

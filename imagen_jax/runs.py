@@ -1,0 +1,119 @@
+"""A run and its workdir: what inference opens, and where a new run gets its first weights from.
+
+A checkpoint holds the resolved config, so a workdir is all that sampling needs. A workdir holds checkpoints/,
+samples/, metrics.jsonl, config.json, TensorBoard events and, once trained, report.json.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from imagen_jax import checkpoint, partition, pretrained, schedules
+from imagen_jax import model as model_lib
+from imagen_jax.model import Model
+
+
+class Run(NamedTuple):
+    """What inference needs of a run."""
+
+    config: ConfigDict
+    model: Model
+    params: dict  # the whole tree, EMA weights
+
+
+class RunError(ValueError):
+    """A workdir that does not hold what was asked of it."""
+
+
+def open_run(workdir: str | Path, mesh: Mesh) -> Run:
+    """The newest checkpoint of a workdir. Raises RunError or CheckpointError when there is none to read."""
+    if not has_run(workdir):
+        raise RunError(f"{workdir}: no trained model there; train it first, or name its folder with --workdir")
+    params, extra = _restore_ema(workdir, mesh, None)
+    config = ConfigDict(extra["config"], convert_dict=True)
+    return Run(config, model_lib.make_model(config), params | load_frozen(config, mesh))
+
+
+def has_run(workdir: str | Path) -> bool:
+    """Whether a workdir holds a complete checkpoint."""
+    return checkpoint.has_checkpoint(checkpoint_dir(workdir))
+
+
+def checkpoint_dir(workdir: str | Path) -> Path:
+    """The checkpoints' folder of a workdir."""
+    return Path(workdir) / "checkpoints"
+
+
+def make_schedule(config: ConfigDict) -> schedules.Schedule:
+    """The noise schedule of a config; with diffusion.shift_from, shifted to the picture's side (2301.11093)."""
+    d = config.diffusion
+    shift = schedules.resolution_shift(config.model.image_size, d.shift_from) if d.shift_from else 0.0
+    return schedules.Schedule(d.schedule, d.logsnr_min, d.logsnr_max, shift)
+
+
+def init_params(config: ConfigDict, model: Model, mesh: Mesh) -> dict:
+    """Fresh trainable parameters, made in shards on the mesh; a frozen text encoder is left out."""
+    key = jax.random.key(config.seed)
+
+    def fresh(key):
+        params = model_lib.init(model, key)
+        return {name: params[name] for name in params if not (name == "text_encoder" and config.text_encoder.frozen)}
+
+    placed = partition.shardings(jax.eval_shape(fresh, key), mesh, config.sharding)
+    return jax.jit(fresh, out_shardings=placed)(key)
+
+
+def take_over(config: ConfigDict, params: dict, workdir: Path, mesh: Mesh) -> tuple[dict, str]:
+    """Put the weights of the run before (init_from, its init_parts) into `params`.
+
+    Returns the parameters and what to tell: which leaves were loaded, which are new, which unused.
+    """
+    source = _init_source(config, workdir)
+    if source is None:
+        return params, "init_from: nothing, a start from scratch"
+    if not has_run(source):
+        if config.init_from != "auto":
+            raise RunError(
+                f"config.init_from: no checkpoint in {source}; train that run first, or --config.init_from=''"
+            )
+        return params, f"init_from: auto, but {source} holds no checkpoint: a start from scratch"
+    before, _ = _restore_ema(source, mesh, config.sharding)
+    params, report = pretrained.warm_start(params, {part: before[part] for part in config.init_parts if part in before})
+    return params, f"init_from: {source}, its {' and '.join(config.init_parts)}\n{report.summary()}"
+
+
+def _init_source(config: ConfigDict, workdir: Path) -> Path | None:
+    if config.init_from == "auto":
+        return workdir.parent / config.follows
+    return Path(config.init_from) if config.init_from else None
+
+
+def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:
+    """The frozen part of the parameters: {}, or {"text_encoder": ...} from text_encoder.weights.
+
+    Raises:
+      RunError: the text encoder is frozen but no weights are named.
+    """
+    if not config.text_encoder.frozen:
+        return {}
+    weights = config.text_encoder.weights
+    if not weights:
+        raise RunError(
+            "config.text_encoder.frozen=True needs config.text_encoder.weights: a Hugging Face T5 folder or the "
+            "workdir of a run; or set --config.text_encoder.frozen=False to train one from scratch"
+        )
+    if has_run(weights):
+        return {"text_encoder": _restore_ema(weights, mesh, config.sharding)[0]["text_encoder"]}
+    model = model_lib.make_model(config)
+    abstract = jax.eval_shape(functools.partial(model_lib.init, model), jax.random.key(0))["text_encoder"]
+    placed = partition.shardings(abstract, mesh, config.sharding)
+    return {"text_encoder": pretrained.load_t5(weights, abstract, placed)}
+
+
+def _restore_ema(workdir: str | Path, mesh: Mesh, table: partition.Table | None) -> tuple[dict, dict]:
+    place = functools.partial(partition.shardings, mesh=mesh, table=table or partition.DEFAULT_TABLE)
+    return checkpoint.restore_params(checkpoint_dir(workdir), "ema", place)

@@ -1,0 +1,172 @@
+"""The training loop: a config and two loaders in; checkpoints, metrics, samples and a report out.
+
+Every run of the paper, base or super-resolution, first or last stage, is this one loop under another config. Run again
+with the same workdir, it continues at the newest checkpoint as if it had never stopped.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from imagen_jax import evaluate, grid, metrics, partition, runs
+from imagen_jax import model as model_lib
+from imagen_jax.checkpoint import Checkpointer
+from imagen_jax.model import Model
+from imagen_jax.optim import learning_rate, make_optimizer
+from imagen_jax.train_step import Objective, TrainState, init_state, train_step
+from imagen_jax.workdir import write_json
+
+LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # the buckets that the loss is logged by
+
+
+class TrainError(ValueError):
+    """A config that cannot be trained."""
+
+
+class Trainer(NamedTuple):
+    """What the phases of a run share."""
+
+    config: ConfigDict
+    workdir: Path
+    mesh: Mesh
+    model: Model
+    tx: optax.GradientTransformation
+    frozen: dict  # parameters outside TrainState
+    loader: Any  # data_pipelines.loader.Loader of the training subjects
+    held_out: Any  # the same, of subjects that are never trained on
+    checkpointer: Checkpointer
+
+
+def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
+    """Train up to config.train.steps; returns the report, which is also written to workdir/report.json.
+
+    Raises:
+      TrainError, RunError, CheckpointError, PartitionError: one line, with the mend.
+    """
+    check(config)
+    mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
+    frozen = runs.load_frozen(config, mesh)
+    every, keep = config.train.checkpoint_every, config.train.keep_checkpoints
+    checkpointer = Checkpointer(runs.checkpoint_dir(workdir), keep=keep, save_every=every)
+    tx = make_optimizer(config.optim)
+    trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
+    try:
+        state = loop(trainer, start(trainer))
+    finally:
+        checkpointer.close()
+    return finish(trainer, state)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises TrainError for settings that would fail, or mislead, only later."""
+    saved, logged = config.train.checkpoint_every, config.train.log_every
+    if saved % logged:
+        raise TrainError(
+            f"config.train.checkpoint_every={saved} must be a multiple of config.train.log_every={logged}, so that "
+            "the metrics of a resumed run continue exactly"
+        )
+
+
+def start(trainer: Trainer) -> TrainState:
+    """The state to go on from: the newest checkpoint, else fresh parameters with those of init_from in their places."""
+    config, mesh = trainer.config, trainer.mesh
+    params = runs.init_params(config, trainer.model, mesh)
+    init = functools.partial(init_state, tx=trainer.tx)
+    abstract = jax.eval_shape(init, params)
+    placed = partition.shardings(abstract, mesh, config.sharding)
+    if trainer.checkpointer.latest_step() is None:
+        params, told = runs.take_over(config, params, trainer.workdir, mesh)
+        logging.info("%s", told)
+        write_json(trainer.workdir / "config.json", config_json(config))
+        return jax.jit(init, out_shardings=placed)(params)
+    state, extra = trainer.checkpointer.restore(
+        jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed)
+    )
+    logging.info("%s: resuming after step %d, at example %d", trainer.workdir, state.step, extra["next_example"])
+    return state
+
+
+def loop(trainer: Trainer, state: TrainState) -> TrainState:
+    """Steps, with metrics, checkpoints and sample grids on the way."""
+    config, step_function = trainer.config.train, compile_step(trainer)
+    first = int(state.step)
+    writer, window = metrics.MetricWriter(trainer.workdir, first), metrics.Accumulator()
+    progress = metrics.Progress(config.steps, config.batch_size)
+    batches = trainer.loader.batches(first * config.batch_size, config.batch_size)
+    for step in range(first + 1, config.steps + 1):
+        state, values = step_function(state, trainer.frozen, partition.shard_batch(next(batches), trainer.mesh))
+        window.add(values)
+        if step == first + 1:
+            jax.block_until_ready(state)
+            progress.restart(step)  # compilation is over
+        if step % config.log_every == 0 or step == config.steps:
+            means = window.flush() | {"learning_rate": float(learning_rate(trainer.config.optim, step - 1))}
+            writer.write(step, means | progress.report(step, means["loss"]))
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            save(trainer, state, step)
+        if config.sample_every and step % config.sample_every == 0 and step < config.steps:
+            writer.image(step, "grid", np.asarray(sample_grid(trainer, state)))
+            progress.restart(step)
+    writer.close()
+    return state
+
+
+def compile_step(trainer: Trainer):
+    """(state, frozen, batch) -> (state, sums for metrics.Accumulator); jitted, the state donated."""
+    config = trainer.config
+    objective = Objective(
+        runs.make_schedule(config), config.diffusion.drop_all, config.diffusion.drop_context, config.train.crop_size
+    )
+
+    def step(state, frozen, batch):
+        state, values = train_step(
+            trainer.model, objective, trainer.tx, config.optim.ema_decay, config.seed, state, frozen, batch
+        )
+        loss = values["loss"]
+        sums = {"loss": loss.mean(), "grad_norm": values["grad_norm"]}
+        sums |= metrics.bucketed(loss, values["logsnr"], LOGSNR_EDGES)
+        return state, sums | metrics.by_task(loss, batch.task, trainer.loader.tasks)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def save(trainer: Trainer, state: TrainState, step: int) -> None:
+    """Start writing a checkpoint: the state, the data position and the resolved config."""
+    extra = {"next_example": step * trainer.config.train.batch_size, "config": config_json(trainer.config)}
+    trainer.checkpointer.save(step, state, extra, force=True)
+
+
+def config_json(config: ConfigDict) -> dict:
+    """The resolved config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def finish(trainer: Trainer, state: TrainState) -> dict:
+    """Measure on held-out subjects, draw the last grid, write report.json and say what came out."""
+    run = as_run(trainer, state)
+    picture = trainer.workdir / "samples" / f"grid_{int(state.step)}.png"
+    grid.save_png(sample_grid(trainer, state), picture)
+    report = {"step": int(state.step)} | evaluate.reference_report(run, trainer.held_out)
+    report["samples"] = str(picture)
+    print(evaluate.told(report))
+    print(f"report:  {write_json(trainer.workdir / 'report.json', report)}\npicture: {picture}")
+    return report
+
+
+def as_run(trainer: Trainer, state: TrainState) -> runs.Run:
+    """The state as inference sees it: EMA weights."""
+    return runs.Run(trainer.config, trainer.model, state.ema | trainer.frozen)
+
+
+def sample_grid(trainer: Trainer, state: TrainState):
+    """The picture of one held-out instruction a task."""
+    rows = evaluate.sample_rows(as_run(trainer, state), trainer.held_out)
+    return grid.draw(rows, f"{trainer.config.name}, step {int(state.step)}, held-out subjects, not selected")
