@@ -244,7 +244,7 @@ def _parse_instruction(fields: object, folder: Path, source: str, extra: tuple[s
     _check_keys(fields, ("text", "references", *extra))
     text, items = _string(fields, "text"), fields.get("references", [])
     if not isinstance(items, list):
-        raise InstructionError(f"references: must be a list of objects, not {_kind(items)}")
+        raise InstructionError(f"references: is {_kind(items)}; give a list of objects")
     words = []
     for slot, item in enumerate(items):
         with _at(f"references[{slot}]"):
@@ -271,7 +271,7 @@ def _picture(fields: dict, key: str, folder: Path) -> np.ndarray:
 
 def _check_keys(fields: object, known: tuple[str, ...]) -> None:
     if not isinstance(fields, dict):
-        raise InstructionError(f"must be an object with the keys {', '.join(known)}, not {_kind(fields)}")
+        raise InstructionError(f"is {_kind(fields)}; give an object with the keys {', '.join(known)}")
     for key in fields.keys() - set(known):
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
@@ -282,7 +282,7 @@ def _string(fields: dict, key: str) -> str:
     if key not in fields:
         raise InstructionError(f"{key}: is missing; add it")
     if not isinstance(fields[key], str):
-        raise InstructionError(f"{key}: must be a string, not {_kind(fields[key])}")
+        raise InstructionError(f"{key}: is {_kind(fields[key])}; give a string")
     return fields[key]
 
 
@@ -294,8 +294,8 @@ def _kind(value: object) -> str:
 def main(path: str) -> str:
     """Checks a .json or .jsonl file and says so in one line."""
     if Path(path).suffix == ".jsonl":
-        return f"{path}: OK, {sum(1 for _ in load_jsonl(path))} examples"
-    return f"{path}: OK, {len(load_instruction(path).references)} references"
+        return f"{path}: OK (examples: {sum(1 for _ in load_jsonl(path))})"
+    return f"{path}: OK (references: {len(load_instruction(path).references)})"
 
 
 if __name__ == "__main__":

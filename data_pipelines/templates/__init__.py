@@ -2,9 +2,11 @@
 
 A template's placeholders are those of its task in PLACEHOLDERS. `{ref1}` and `{ref2}` become a marker with its phrase,
 "[ref#1] line drawing"; `{references}` becomes a list of one or more: "[ref#1] a fox, [ref#2] a wolf and [ref#3] a dog".
-What reads well as phrases, in the order of `references`: line, edge, mask: the condition's name, "[ref#1] line drawing";
-subject, neighbors: what is seen, "[ref#1] a dog"; style: "[ref#1] style" or "[ref#1] Realism style"; style_transfer: the
-same, then "[ref#2] content image"; edit: "[ref#1] content image". A change is an order: "replace the hat with a crown".
+What reads well as phrases, in the order of `references`:
+  line, edge, mask: "[ref#1] line drawing"                  subject, neighbors: "[ref#1] a dog"
+  style: "[ref#1] style" or "[ref#1] Realism style"         edit: "[ref#1] content image"
+  style_transfer: as for style, then "[ref#2] content image"
+A change is an order: "replace the hat with a crown".
 """
 
 import functools
@@ -46,9 +48,9 @@ def render(task: str, index: int, *, caption: str = "", change: str = "", refere
     Raises:
       ValueError: unknown task, an index out of range, a field missing or of no use to the task.
     """
-    wanted = PLACEHOLDERS.get(task, frozenset())
     if not 0 <= index < count(task):
         raise ValueError(f"template {index} of task {task!r} does not exist; it has 0 to {count(task) - 1}")
+    wanted = PLACEHOLDERS[task]
     fields = {"caption": _bare(caption), "change": _bare(change)}
     if "references" in wanted:
         fields["references"] = _join(references)
