@@ -1,0 +1,201 @@
+"""A corpus of small pictures with known subjects, styles and splits: its format on disk, its reader and writer.
+
+It stands in for the image side of the paper's training sets (section 4.1, Table 1). A corpus is a folder:
+`manifest.json` (tile size, sources, licences), `index.tsv` (a line a subject, naming its tile in each style) and
+`sheets/STYLE-N.webp` (square RGBA tiles, row by row). The bundled fixture and the full corpus differ only in size.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FORMAT = 1
+COLUMNS = 32  # tiles a row of a sheet
+TILES_PER_SHEET = COLUMNS * 32
+FIELDS = ("hexcode", "root", "split", "name", "keywords", "group", "subgroup", "tiles")
+SPLITS = ("train", "validation", "test")
+FIXTURE = Path(__file__).parent / "fixture"
+
+_HEXCODE = re.compile(r"[0-9a-f]{2,6}(-[0-9a-f]{2,6})*")
+
+
+class CorpusError(ValueError):
+    """A corpus that is missing or damaged; one line with the file, the line number and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One drawing: what it shows, in which style, and the split it belongs to."""
+
+    hexcode: str  # the subject: lower case, 'xxxx-xxxx', without fe0f
+    root: str  # hexcode of the root subject: variants (tone, gender, hour ...) share it, and a root lies in one split
+    style: str
+    split: str  # 'train' | 'validation' | 'test'; a held-out style is 'test' whatever its root
+    name: str  # CLDR short name: 'red apple'
+    keywords: tuple[str, ...]
+    group: str  # Unicode group: 'food-drink'
+    subgroup: str  # Unicode subgroup: 'food-fruit'
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Pictures and their pixels, in the same order."""
+
+    images: np.ndarray  # [N, S, S, 4] uint8, straight-alpha RGBA
+    pictures: tuple[Picture, ...]
+    sources: Mapping[str, Mapping]  # style -> package, version, sha256, author, licence, home, held_out
+
+
+def load_corpus(path: str | Path, size: int) -> Corpus:
+    """Read a corpus folder ('fixture': the bundled one) with every tile scaled down to `size` pixels.
+
+    Scaling is Lanczos on premultiplied colour, so no fringe appears at transparent edges.
+    Raises CorpusError, one line, for a missing or damaged file or a size above the tiles' own.
+    """
+    folder = FIXTURE if str(path) == "fixture" else Path(path)
+    manifest = _read_manifest(folder)
+    if not 0 < size <= manifest["tile_size"]:
+        raise CorpusError(
+            f"{folder}: its tiles are {manifest['tile_size']} px, {size} px was asked: {_mend(folder)} --size={size}"
+        )
+    rows = list(_read_index(folder, manifest["styles"]))
+    images = np.empty((len(rows), size, size, 4), np.uint8)
+    _fill(images, folder, manifest["tile_size"], rows)
+    return Corpus(images, tuple(picture for picture, _ in rows), manifest["styles"])
+
+
+def _mend(folder: Path) -> str:
+    if folder == FIXTURE:
+        return "restore data_pipelines/fixture, or use the full corpus of `python -m data_pipelines.prepare emoji`"
+    return f"delete it and build it with `python -m data_pipelines.prepare emoji --output={folder}`"
+
+
+def _read_manifest(folder: Path) -> dict:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file, so no corpus here: {_mend(folder)}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT or manifest["tile_size"] < 1 or not manifest["styles"]:
+            raise ValueError(f"not a corpus of format {FORMAT}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{path}: unreadable ({error}): {_mend(folder)}") from error
+    return manifest
+
+
+def _read_index(folder: Path, styles: Mapping[str, Mapping]) -> Iterator[tuple[Picture, int]]:
+    """Every picture with its tile number inside its style."""
+    path = folder / "index.tsv"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: unreadable ({type(error).__name__}): {_mend(folder)}") from error
+    if not lines or lines[0].split("\t") != list(FIELDS):
+        raise CorpusError(f"{path}:1: the header is not '{' '.join(FIELDS)}': {_mend(folder)}")
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            yield from _read_line(line, styles)
+        except ValueError as error:
+            raise CorpusError(f"{path}:{number}: {error}: {_mend(folder)}") from error
+
+
+def _read_line(line: str, styles: Mapping[str, Mapping]) -> Iterator[tuple[Picture, int]]:
+    values = line.split("\t")
+    if len(values) != len(FIELDS):
+        raise ValueError(f"{len(values)} tab-separated fields, expected {len(FIELDS)}")
+    hexcode, root, split, name, keywords, group, subgroup, tiles = values
+    if not _HEXCODE.fullmatch(hexcode) or not _HEXCODE.fullmatch(root):
+        raise ValueError(f"'{hexcode}' or its root '{root}' is not a hexcode")
+    if split not in SPLITS:
+        raise ValueError(f"split '{split}' is none of {', '.join(SPLITS)}")
+    for tile in tiles.split():
+        style, _, position = tile.partition(":")
+        if style not in styles or not position.isdecimal():
+            raise ValueError(f"tile '{tile}' is not STYLE:NUMBER of a style in manifest.json")
+        shown = "test" if styles[style]["held_out"] else split
+        picture = Picture(hexcode, root, style, shown, name, tuple(keywords.split("|")), group, subgroup)
+        yield picture, int(position)
+
+
+def _sheet_name(style: str, number: int) -> str:
+    return f"{style}-{number}.webp"
+
+
+def _fill(images: np.ndarray, folder: Path, tile_size: int, rows: Iterable[tuple[Picture, int]]) -> None:
+    """Decode each sheet once, in threads, and write its scaled tiles into `images`."""
+    wanted: dict[str, list[tuple[int, int]]] = {}
+    for i, (picture, position) in enumerate(rows):
+        number, tile = divmod(position, TILES_PER_SHEET)
+        wanted.setdefault(_sheet_name(picture.style, number), []).append((i, tile))
+
+    def fill_from(name: str) -> None:
+        sheet = _open_sheet(folder, name)
+        for i, tile in wanted[name]:
+            images[i] = _cut(sheet, tile, tile_size, images.shape[1], folder / "sheets" / name)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill_from, wanted))
+
+
+def _open_sheet(folder: Path, name: str) -> Image.Image:
+    path = folder / "sheets" / name
+    try:
+        with Image.open(path) as sheet:
+            return sheet.convert("RGBA")
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a readable picture"
+        raise CorpusError(f"{path}: {reason}: {_mend(folder)}") from error
+
+
+def _cut(sheet: Image.Image, tile: int, tile_size: int, size: int, path: Path) -> np.ndarray:
+    row, column = divmod(tile, COLUMNS)
+    left, top = column * tile_size, row * tile_size
+    if left + tile_size > sheet.width or top + tile_size > sheet.height:
+        raise CorpusError(f"{path}: has no tile {tile}: {_mend(path.parent.parent)}")
+    cut = sheet.crop((left, top, left + tile_size, top + tile_size))
+    return np.asarray(cut.resize((size, size), Image.Resampling.LANCZOS))  # Pillow premultiplies RGBA while resizing
+
+
+class SheetWriter:
+    """Collects one style's tiles into sheets/STYLE-N.webp; `encoding` goes to Pillow's WebP writer."""
+
+    def __init__(self, folder: Path, style: str, tile_size: int, **encoding):
+        self._folder, self._style, self._size, self._encoding = folder / "sheets", style, tile_size, encoding
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._tiles: list[np.ndarray] = []
+        self._written = 0
+
+    def add(self, tile: np.ndarray) -> int:
+        """Append a tile [S, S, 4] and return its number inside the style."""
+        self._tiles.append(tile)
+        number = self._written * TILES_PER_SHEET + len(self._tiles) - 1
+        if len(self._tiles) == TILES_PER_SHEET:
+            self.flush()
+        return number
+
+    def flush(self) -> None:
+        """Write the sheet begun, if any; call once after the last tile."""
+        if not self._tiles:
+            return
+        height = -(-len(self._tiles) // COLUMNS)
+        grid = np.zeros((height * COLUMNS, self._size, self._size, 4), np.uint8)
+        grid[: len(self._tiles)] = self._tiles
+        grid = grid.reshape(height, COLUMNS, self._size, self._size, 4).swapaxes(1, 2)
+        sheet = Image.fromarray(grid.reshape(height * self._size, COLUMNS * self._size, 4))
+        sheet.save(self._folder / _sheet_name(self._style, self._written), "WEBP", **self._encoding)
+        self._tiles, self._written = [], self._written + 1
+
+
+def write_index(folder: Path, tile_size: int, sources: Mapping[str, Mapping], rows: Iterable[Iterable[str]]) -> None:
+    """Write index.tsv (`rows` in the order of FIELDS) and then manifest.json, whose presence says: complete."""
+    lines = ["\t".join(row) for row in (FIELDS, *rows)]
+    (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    manifest = {"format": FORMAT, "tile_size": tile_size, "styles": sources}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
