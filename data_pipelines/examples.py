@@ -1,0 +1,191 @@
+"""From the pictures of a split to worded examples: what all tasks share (paper section 3: one form for every task).
+
+A task (data_pipelines/tasks.py) drafts a target, references and words; `ExampleMaker.make` puts the words into one of
+the task's phrasings. Random numbers decide everything about an example, and nothing depends on those made before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from data_pipelines import conditions, templates
+from data_pipelines.corpus import Corpus
+from data_pipelines.instruction import Instruction, Reference, context_text
+from data_pipelines.pairs import HELD_OUT_STYLE, STYLES, Pairs, Table
+from data_pipelines.retrieval.neighbors import Neighbors
+from data_pipelines.tasks import TASKS, Draft
+from data_pipelines.transforms import (
+    BACKGROUNDS,
+    WHITE,
+    Geometry,
+    composite,
+    may_flip,
+    sample_background,
+    sample_geometry,
+    transform,
+)
+
+STYLE_NAMED = 0.75  # share of free captions that name the style
+
+
+class TaskError(ValueError):
+    """A task that does not exist or has nothing to work on."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model learns from: draw `target` [S, S, 3] uint8 when told `instruction`."""
+
+    instruction: Instruction
+    target: np.ndarray
+    task: str
+
+
+class Scene:
+    """The geometry and background that all aligned pictures of one example share."""
+
+    def __init__(self, maker: "ExampleMaker", geometry: Geometry, background: tuple[str, tuple[int, int, int]]):
+        self._maker, self._geometry = maker, geometry
+        self._name, self._colour = background
+
+    def picture(self, picture: int) -> np.ndarray:
+        """[S, S, 3] uint8."""
+        if self._colour == WHITE[1]:
+            flat = self._maker.white[picture]
+        else:
+            flat = composite(self._maker.corpus.images[picture], self._colour)
+        return transform(flat, self._geometry, self._colour)
+
+    def mask(self, picture: int) -> np.ndarray:
+        """[S, S, 3] uint8: the alpha of the picture, moved as the picture is."""
+        return transform(conditions.mask(self._maker.corpus.images[picture]), self._geometry, (0, 0, 0))
+
+    def describe(self, caption: str) -> str:
+        """The caption, with the background's colour where no aligned reference shows it."""
+        return caption if self._name == WHITE[0] else f"{caption}, on a {self._name} background"
+
+
+class ExampleMaker:
+    """Makes examples of the named tasks from the pictures of one split.
+
+    `fits` says whether a text is short enough for the model; `where` names the corpus and split in errors. Raises
+    TaskError for an unknown task, one without pairs, and one for which `max_references` or the text is too small.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tasks: Sequence[str],
+        *,
+        max_references: int,
+        fits: Callable[[str], bool],
+        augment: bool,
+        where: str,
+    ):
+        self.corpus, self.max_references, self._fits, self._augment = corpus, max_references, fits, augment
+        self.pairs = Pairs(corpus.pictures)
+        self.white = np.empty((*corpus.images.shape[:3], 3), np.uint8)  # most backgrounds are white: done once
+        for i, image in enumerate(corpus.images):
+            self.white[i] = composite(image, WHITE[1])
+        self._flippable = [may_flip(picture.name) for picture in corpus.pictures]
+        self.tables = {task: self._table(task, where) for task in tasks}
+
+    def make(self, task: str, rng: np.random.Generator) -> Example:
+        """One example; the random numbers decide everything about it."""
+        row = self.tables[task].draw(rng.random())
+        draft = TASKS[task].draft(self, row, rng)
+        first = int(rng.random() * templates.count(task))
+        references = tuple(
+            Reference(f"[ref#{k}]", text, picture) for k, (text, picture) in enumerate(draft.references, start=1)
+        )
+        for count in range(
+            len(references), TASKS[task].references - 1, -1
+        ):  # too long: fewer neighbours, not less text
+            text = self._word(task, draft, references[:count], first)
+            if text is not None:
+                return Example(Instruction(text, references[:count]), draft.target, task)
+        raise TaskError(f"data.text_length is too short for {task} of '{draft.caption or draft.change}': raise it")
+
+    def _word(self, task: str, draft: Draft, references: Sequence[Reference], first: int) -> str | None:
+        """The draft in phrasing `first`, or in the next one that fits; None where none does."""
+        phrases = [context_text(reference) for reference in references]
+        phrasings = templates.count(task)
+        for i in range(phrasings):
+            text = templates.render(
+                task, (first + i) % phrasings, caption=draft.caption, change=draft.change, references=phrases
+            )
+            if self._fits(text):
+                return text
+        return None
+
+    @cached_property
+    def neighbors(self) -> Neighbors:
+        return Neighbors(self.white, self.corpus.pictures)
+
+    def scene(self, rng: np.random.Generator, *pictures: int) -> Scene:
+        """A scene for these aligned pictures; plain white and unmoved without augmentation."""
+        if not self._augment:
+            return Scene(self, Geometry(), WHITE)
+        flippable = all(self._flippable[i] for i in pictures)
+        return Scene(self, sample_geometry(rng, self.corpus.images.shape[1], flippable), sample_background(rng))
+
+    def name(self, picture: int) -> str:
+        return self.corpus.pictures[picture].name
+
+    def short_name(self, picture: int) -> str:
+        """The name without skin tone and the like, for the texts of references."""
+        return self.name(picture).partition(":")[0]
+
+    def in_style(self, name: str, picture: int) -> str:
+        """'red apple, flat icon': the name with the style of the picture; the held-out style goes unnamed."""
+        style = self.corpus.pictures[picture].style
+        return name if style == HELD_OUT_STYLE else f"{name}, {STYLES[style].phrase}"
+
+    def caption(self, picture: int, rng: np.random.Generator) -> str:
+        """The name, mostly with the style; always with it for black drawings, which nobody expects unasked."""
+        named = rng.random() < STYLE_NAMED or STYLES[self.corpus.pictures[picture].style].drawing
+        return self.in_style(self.name(picture), picture) if named else self.name(picture)
+
+    def same_style(self, picture: int, rng: np.random.Generator) -> int:
+        """A picture of another root subject in the style of this one; the tables hold only pictures that have one."""
+        shown = self.corpus.pictures[picture]
+        candidates = self.pairs.by_style[shown.style]
+        while True:
+            other = int(candidates[int(rng.random() * len(candidates))])
+            if self.corpus.pictures[other].root != shown.root:
+                return other
+
+    def _table(self, name: str, where: str) -> Table:
+        if name not in TASKS:
+            raise TaskError(f"data.mixture.{name}: there is no such task; the tasks are {', '.join(TASKS)}")
+        task = TASKS[name]
+        if task.references > self.max_references:
+            raise TaskError(
+                f"data.mixture.{name} needs {task.references} references and data.max_references is "
+                f"{self.max_references}: raise that, or remove the task"
+            )
+        table = task.table(self)
+        if not len(table):
+            raise TaskError(
+                f"data.mixture.{name}: {where} has no pair for this task: remove the task, or build the full corpus "
+                "with `python -m data_pipelines.prepare emoji` and name it in data.corpus"
+            )
+        self._check_length(name)
+        return table
+
+    def _check_length(self, name: str):
+        """Make sure before training that the longest words this corpus can yield fit."""
+        longest = max(range(len(self.corpus.pictures)), key=lambda i: len(self.name(i)))
+        style = max((style.phrase for style in STYLES.values()), key=len)
+        background = max((background for background, _ in BACKGROUNDS), key=len)
+        words = f"{self.name(longest)}, {style}, on a {background} background"
+        wanted = templates.PLACEHOLDERS[name]
+        draft = Draft(None, words if "caption" in wanted else "", words if "change" in wanted else "")
+        shown = {"subject": self.short_name(longest), "neighbors": f"{self.short_name(longest)}, {style}"}
+        references = [
+            Reference(f"[ref#{k + 1}]", shown.get(name, "content image"), None) for k in range(TASKS[name].references)
+        ]
+        if self._word(name, draft, references, 0) is None:
+            raise TaskError(f"data.text_length is too short for data.mixture.{name}: raise it; 64 is ample")

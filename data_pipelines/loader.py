@@ -1,0 +1,190 @@
+"""Batches of packed instructions, where example i is a function of (seed, i) alone (the data of paper section 4.1).
+
+So a run resumes at any position at once, batch size and host count do not change the stream, and two runs with one
+seed see the same examples. The memory loader keeps a small corpus as an image pool and needs no TensorFlow; the
+streaming loader (data_pipelines/streaming.py) reads record shards.
+"""
+
+import abc
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_pipelines.corpus import Corpus, load_corpus
+from data_pipelines.examples import Example, ExampleMaker
+from data_pipelines.images import fit_image
+from data_pipelines.instruction import Layout, pack
+from data_pipelines.mixture import Mixture
+from data_pipelines.tasks import TASKS
+from data_pipelines.text import Tokenizer, load_tokenizer
+from imagen_jax.types import Batch, Context, Text
+
+LOADERS = ("memory", "records")
+PREFETCH = 2  # batches made ahead
+SEEDS = 1 << 63
+
+
+class LoaderError(ValueError):
+    """Data settings that cannot work; one line that names the key and the mend."""
+
+
+class Loader(abc.ABC):
+    """An endless stream of examples with random access.
+
+    Attributes:
+      tasks: names of the tasks; Batch.task holds positions in it.
+    """
+
+    def __init__(self, mixture: Mixture, tokenizer: Tokenizer, layout: Layout, process: tuple[int, int] = (0, 1)):
+        self.mixture, self.tokenizer, self.layout = mixture, tokenizer, layout
+        self.process_index, self.process_count = process
+        self.tasks = mixture.tasks
+
+    @abc.abstractmethod
+    def example(self, i: int, task: str | None = None) -> Example:
+        """Example `i` of the stream; with `task`, example `i` of that task alone."""
+
+    def batch(self, start: int, size: int, task: str | None = None) -> Batch:
+        """Examples start ... start + size - 1, whole on every host."""
+        return self._collate(range(start, start + size), task)
+
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
+        """Endless batches of global size `size` from example `start` on, made ahead in a thread.
+
+        Each host gets its own contiguous part, size / process_count examples. Raises LoaderError where that does not
+        divide. Errors of the thread are raised here; closing the iterator ends the thread.
+        """
+        self._local(0, size)
+        return prefetch(self._collate(indices) for indices in self._positions(start, size))
+
+    def _positions(self, start: int, size: int) -> Iterator[range]:
+        while True:
+            yield self._local(start, size)
+            start += size
+
+    def _local(self, start: int, size: int) -> range:
+        """This host's part of the global batch."""
+        if size % self.process_count:
+            raise LoaderError(
+                f"train.batch_size {size} does not divide by {self.process_count} hosts: choose a multiple"
+            )
+        part = size // self.process_count
+        return range(start + part * self.process_index, start + part * (self.process_index + 1))
+
+    def _collate(self, indices: Sequence[int], task: str | None = None) -> Batch:
+        examples = [self.example(i, task) for i in indices]
+        packed = [pack(example.instruction, self.tokenizer, self.layout) for example in examples]
+        return Batch(
+            image=np.stack([fit_image(example.target, self.layout.image_size) for example in examples]),
+            text=_stack_text([text for text, _ in packed]),
+            context=_stack_context([context for _, context in packed]),
+            task=np.array([self.tasks.index(example.task) for example in examples], np.int32),
+            index=np.array(indices, np.int64),
+        )
+
+
+class MemoryLoader(Loader):
+    """Makes examples from a corpus in memory, each from its own random stream."""
+
+    def __init__(self, maker: ExampleMaker, seed: int, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self._maker, self._seed = maker, seed
+
+    def example(self, i: int, task: str | None = None) -> Example:
+        rng = np.random.Generator(np.random.Philox(key=self._seed << 64 | i))
+        return self._maker.make(self.tasks[self.mixture.task(i)] if task is None else task, rng)
+
+
+def make_loader(
+    data: ConfigDict, layout: Layout, split: str, seed: int, process_index: int = 0, process_count: int = 1
+) -> Loader:
+    """The loader that `data` describes, over one split ('train', 'validation' or 'test'); augments in 'train' only.
+
+    Raises ValueError, one line: an unknown loader, a bad mixture, a corpus or records that are missing, or a task that
+    has nothing to work on there.
+    """
+    if not 0 <= seed < SEEDS:
+        raise LoaderError(f"seed {seed} is outside 0 ... 2^63 - 1: choose another")
+    if data.loader not in LOADERS:
+        raise LoaderError(f"data.loader '{data.loader}' is none of {', '.join(LOADERS)}")
+    mixture = Mixture({task: data.mixture[task] for task in _ordered(data.mixture)}, seed)
+    common = dict(
+        mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
+    )
+    if data.loader == "records":
+        from data_pipelines.streaming import open_records  # the only way to TensorFlow
+
+        return open_records(data.records, split, seed, **common)
+    corpus = _select(load_corpus(data.corpus, layout.image_size), split)
+    maker = ExampleMaker(
+        corpus,
+        mixture.tasks,
+        max_references=layout.max_references,
+        fits=lambda text: len(common["tokenizer"].encode(text)) <= layout.text_length,
+        augment=split == "train",
+        where=f"split '{split}' of the corpus '{data.corpus}'",
+    )
+    return MemoryLoader(maker, seed, **common)
+
+
+def prefetch(items: Iterator, depth: int = PREFETCH) -> Iterator:
+    """Yields `items`, made by a thread that stays at most `depth` ahead."""
+    slots: queue.Queue = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(item, error):
+        while not left.is_set():
+            try:
+                return slots.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work():
+        try:
+            for item in items:
+                put(item, None)
+                if left.is_set():
+                    return
+            put(None, StopIteration())
+        except BaseException as error:  # whatever it is, it is the consumer's to see
+            put(None, error)
+
+    thread = threading.Thread(target=work, daemon=True, name="prefetch")
+    thread.start()
+    try:
+        while True:
+            item, error = slots.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        left.set()
+        thread.join()
+
+
+def _ordered(tasks: Mapping[str, float]) -> list[str]:
+    """Known tasks in their fixed order, then others by name: ids must not depend on how a config was written."""
+    known = list(TASKS)
+    return sorted(tasks, key=lambda task: (known.index(task) if task in known else len(known), task))
+
+
+def _select(corpus: Corpus, split: str) -> Corpus:
+    ids = [i for i, picture in enumerate(corpus.pictures) if picture.split == split]
+    return Corpus(corpus.images[ids], tuple(corpus.pictures[i] for i in ids), corpus.sources)
+
+
+def _stack_text(texts: Sequence[Text]) -> Text:
+    return Text(np.stack([text.tokens for text in texts]), np.stack([text.mask for text in texts]))
+
+
+def _stack_context(contexts: Sequence[Context]) -> Context:
+    return Context(
+        images=np.stack([context.images for context in contexts]),
+        text=_stack_text([context.text for context in contexts]),
+        mask=np.stack([context.mask for context in contexts]),
+    )

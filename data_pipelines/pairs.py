@@ -1,0 +1,175 @@
+"""Index tables over a corpus: which pictures are real pairs for which task (paper Table 1; the pairs are ours).
+
+A table row names pictures by their number. The pictures given are those of one split, so no pair crosses splits. The
+four Fluent renderings are one design by one house, aligned pixel by pixel; across houses a subject is drawn anew.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.corpus import Picture
+from data_pipelines.edits import TONE, find_edits, is_toned
+
+
+@dataclass(frozen=True)
+class Style:
+    """How pictures of one style key look and who drew them."""
+
+    house: str
+    phrase: str  # how a text names the style
+    drawing: bool = False  # black lines or areas only
+
+
+STYLES = {
+    "fluent_3d": Style("fluent", "3D render"),
+    "fluent_color": Style("fluent", "colour gradient icon"),
+    "fluent_flat": Style("fluent", "flat icon"),
+    "fluent_hc": Style("fluent", "black and white silhouette", drawing=True),
+    "noto": Style("noto", "soft shaded cartoon"),
+    "noto_blob": Style("noto_blob", "rounded blob cartoon"),
+    "twemoji": Style("twemoji", "bold minimal sticker"),
+    "emojione": Style("emojione", "glossy clip art"),
+    "emojione_mono": Style("emojione", "black line icon", drawing=True),
+    "openmoji": Style("openmoji", "black outlined colour sketch"),
+    "openmoji_line": Style("openmoji", "thin black outline", drawing=True),
+    "fxemoji": Style("fxemoji", "paper cut illustration"),
+}
+HELD_OUT_STYLE = "fxemoji"  # never named in a text: it can only be known from a picture
+HELD_OUT_TRANSFER_TARGET = "emojione"
+LINE_PAIRS = (("openmoji_line", "openmoji"), ("emojione_mono", "emojione"))  # aligned to the pixel
+LOOSE_LINE_PAIRS = (("fluent_hc", "fluent_flat"),)  # for a corpus without the two above
+ALIGNED_TRANSFER = 0.7  # share of style transfers whose content picture is aligned with the target
+TONED_WEIGHT = 1 / 5  # the five skin tones of one drawing count as one drawing
+TONE_EDITS = 0.2  # at most, of all edits
+
+
+class Table:
+    """Weighted rows of picture numbers.
+
+    draw() takes a uniform number in [0, 1), so that the caller owns all randomness.
+    """
+
+    def __init__(self, rows: Sequence, weights: Sequence[float]):
+        self.rows = list(rows)
+        self._ends = np.cumsum(np.asarray(weights, np.float64))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, uniform: float):
+        return self.rows[int(np.searchsorted(self._ends, uniform * self._ends[-1], side="right"))]
+
+
+class Pairs:
+    """The pictures of one split, by subject and by style, and the pairs they make."""
+
+    def __init__(self, pictures: Sequence[Picture]):
+        self.pictures = pictures
+        self.ids = range(len(pictures))
+        self.designs: dict[str, dict[str, int]] = defaultdict(dict)  # hexcode -> style -> picture
+        by_style = defaultdict(list)
+        for i, picture in enumerate(pictures):
+            self.designs[picture.hexcode][picture.style] = i
+            by_style[picture.style].append(i)
+        self.by_style = {style: np.array(ids) for style, ids in by_style.items()}
+        self._roots = {style: {pictures[i].root for i in ids} for style, ids in by_style.items()}
+
+    def named(self, keep: Callable[[int], bool] = lambda picture: True) -> Table:
+        """(target): every picture whose style may be named, and that `keep` accepts."""
+        return self._table((i,) for i in self.ids if self.pictures[i].style != HELD_OUT_STYLE and keep(i))
+
+    def coloured(self) -> Table:
+        """(target): as named(), without black drawings."""
+        return self._table((i,) for i in self._coloured(self.ids) if self.pictures[i].style != HELD_OUT_STYLE)
+
+    def lines(self) -> Table:
+        """(line drawing, coloured target) of the same house."""
+        rows = self._same_subject(LINE_PAIRS) or self._same_subject(LOOSE_LINE_PAIRS)
+        return self._table(rows)
+
+    def subjects(self) -> Table:
+        """(target, (pictures of the same subject, one tuple a house other than the target's))."""
+        rows = []
+        for design in self.designs.values():
+            houses = defaultdict(list)
+            for i in self._coloured(design.values()):
+                houses[self.house(i)].append(i)
+            for i in self._coloured(design.values()):
+                others = tuple(tuple(ids) for house, ids in houses.items() if house != self.house(i))
+                if others and self.pictures[i].style != HELD_OUT_STYLE:
+                    rows.append((i, others))
+        return self._table(rows)
+
+    def styled(self) -> Table:
+        """(target): coloured pictures in a style that has another subject to show it."""
+        return self._table((i,) for i in self._coloured(self.ids) if self._shown_elsewhere(i))
+
+    def transfers(self) -> Table:
+        """(content, target): one subject in two styles, the target's style shown by another subject too."""
+        rows = []
+        for design in self.designs.values():
+            coloured = self._coloured(design.values())
+            targets = [i for i in coloured if self.pictures[i].style != HELD_OUT_TRANSFER_TARGET]
+            rows += [(j, i) for i in targets if self._shown_elsewhere(i) for j in coloured if j != i]
+        return self._transfer_table(rows)
+
+    def edits(self) -> Table:
+        """(content, target, change) of one style; skin tone edits at most TONE_EDITS of all."""
+        subjects = {picture.hexcode: picture for picture in self.pictures}
+        rows, kinds = [], []
+        for edit in find_edits((p.hexcode, p.name, p.subgroup) for p in subjects.values()):
+            before, after = self.designs[edit.source], self.designs[edit.target]
+            for style in self._coloured_styles(before.keys() & after.keys()):
+                rows.append((before[style], after[style], edit.change))
+                kinds.append(edit.kind)
+        tones = np.array([kind == TONE for kind in kinds], bool)
+        return Table(rows, _share(tones, TONE_EDITS))
+
+    def house(self, picture: int) -> str:
+        return STYLES[self.pictures[picture].style].house
+
+    def _coloured(self, ids: Iterable[int]) -> list[int]:
+        return [i for i in ids if not STYLES[self.pictures[i].style].drawing]
+
+    def _coloured_styles(self, styles: Iterable[str]) -> list[str]:
+        return sorted(style for style in styles if not STYLES[style].drawing)
+
+    def _same_subject(self, style_pairs) -> list[tuple[int, int]]:
+        return [
+            (design[source], design[target])
+            for design in self.designs.values()
+            for source, target in style_pairs
+            if source in design and target in design
+        ]
+
+    def _shown_elsewhere(self, picture: int) -> bool:
+        return len(self._roots[self.pictures[picture].style]) > 1
+
+    def _weights(self, targets: Iterable[int]) -> np.ndarray:
+        return np.array([TONED_WEIGHT if is_toned(self.pictures[i].hexcode) else 1.0 for i in targets])
+
+    def _table(self, rows: Iterable[tuple]) -> Table:
+        """Rows weighted by their target: the second picture of a pair, else the only one."""
+        rows = list(rows)
+        return Table(
+            rows, self._weights(row[1] if len(row) > 1 and isinstance(row[1], int) else row[0] for row in rows)
+        )
+
+    def _transfer_table(self, rows: list[tuple[int, int]]) -> Table:
+        semantic = np.array([self.house(content) != self.house(target) for content, target in rows], bool)
+        weights = self._weights(target for _, target in rows)
+        for kind, share in ((semantic, 1 - ALIGNED_TRANSFER), (~semantic, ALIGNED_TRANSFER)):
+            if 0 < kind.sum() < len(rows):
+                weights[kind] *= share / weights[kind].sum()
+        return Table(rows, weights)
+
+
+def _share(capped: np.ndarray, cap: float) -> np.ndarray:
+    """Weights 1, lowered where `capped` so that those rows together get at most `cap`."""
+    weights, rest = np.ones(len(capped)), np.count_nonzero(~capped)
+    if capped.any() and rest:
+        weights[capped] = min(1.0, cap / (1 - cap) * rest / capped.sum())
+    return weights

@@ -1,0 +1,1 @@
+"""Retrieval of neighbours for the paper's stage 1."""

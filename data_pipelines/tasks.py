@@ -1,0 +1,135 @@
+"""The tasks of instruction tuning and of stage 1: real pairs of a corpus -> target, references, words (paper Table 1).
+
+A task is one small function: from a row of its index table (data_pipelines/pairs.py) and random numbers it makes a
+Draft. `TASKS` lists them in the order that is used everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipelines import conditions
+from data_pipelines.pairs import Table
+
+if TYPE_CHECKING:
+    from data_pipelines.examples import ExampleMaker
+
+NEIGHBORS = 3  # the paper's stage 1: three neighbours in the context
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An example before its wording: the references are (short text, picture), in the order of their markers."""
+
+    target: np.ndarray
+    caption: str = ""
+    change: str = ""
+    references: Sequence[tuple[str, np.ndarray]] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """The index table of a task, the function that drafts an example from a row, and the references it needs."""
+
+    table: Callable[[ExampleMaker], Table]
+    draft: Callable[[ExampleMaker, tuple, np.random.Generator], Draft]
+    references: int
+
+
+def text_to_image(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """Caption -> picture."""
+    (target,) = row
+    scene = maker.scene(rng, target)
+    return Draft(scene.picture(target), scene.describe(maker.caption(target, rng)))
+
+
+def line(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """A house's line drawing -> the same house's coloured picture."""
+    source, target = row
+    scene = maker.scene(rng, source, target)
+    return Draft(scene.picture(target), maker.name(target), references=[("line drawing", scene.picture(source))])
+
+
+def edge(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """Edges of the target -> target."""
+    (target,) = row
+    scene = maker.scene(rng, target)
+    picture = scene.picture(target)
+    caption = scene.describe(maker.caption(target, rng))
+    return Draft(picture, caption, references=[("edge map", conditions.edges(picture))])
+
+
+def mask(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """The target's silhouette -> target."""
+    (target,) = row
+    scene = maker.scene(rng, target)
+    caption = scene.describe(maker.caption(target, rng))
+    return Draft(scene.picture(target), caption, references=[("mask", scene.mask(target))])
+
+
+def subject(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """The subject as other houses draw it -> the subject in the style that the text names."""
+    target, houses = row
+    count = 1 + int(rng.random() * min(maker.max_references, len(houses)))
+    chosen = [houses[house] for house in rng.permutation(len(houses))[:count]]
+    sources = [designs[int(rng.random() * len(designs))] for designs in chosen]
+    scene = maker.scene(rng, target)
+    references = [(maker.short_name(i), maker.scene(rng, i).picture(i)) for i in sources]
+    return Draft(
+        scene.picture(target), scene.describe(maker.in_style(maker.name(target), target)), references=references
+    )
+
+
+def style(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """Another subject in the target's style + the target's name -> target; no word names the style."""
+    (target,) = row
+    shown = maker.same_style(target, rng)
+    scene = maker.scene(rng, target)
+    reference = maker.scene(rng, shown).picture(shown)
+    return Draft(scene.picture(target), scene.describe(maker.name(target)), references=[("style image", reference)])
+
+
+def style_transfer(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """[ref#1] another subject in the style wanted, [ref#2] the subject in another style -> target."""
+    content, target = row
+    shown = maker.same_style(target, rng)
+    scene = maker.scene(rng, content, target)
+    references = [("style image", maker.scene(rng, shown).picture(shown)), ("content image", scene.picture(content))]
+    return Draft(scene.picture(target), references=references)
+
+
+def edit(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """A picture + what to change -> the changed picture, drawn by the same house."""
+    content, target, change = row
+    scene = maker.scene(rng, content, target)
+    return Draft(scene.picture(target), change=change, references=[("content image", scene.picture(content))])
+
+
+def neighbors(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """Stage 1: retrieved (picture, caption) pairs + the target's caption -> target."""
+    (target,) = row
+    found = maker.neighbors.draw(target, min(NEIGHBORS, maker.max_references), rng)
+    scene = maker.scene(rng, target)
+    references = [(maker.in_style(maker.short_name(i), i), maker.scene(rng, i).picture(i)) for i in found]
+    return Draft(scene.picture(target), scene.describe(maker.caption(target, rng)), references=references)
+
+
+def _neighbors_table(maker: ExampleMaker) -> Table:
+    return maker.pairs.named(maker.neighbors.exist)
+
+
+TASKS = {
+    "text_to_image": Task(lambda maker: maker.pairs.named(), text_to_image, references=0),
+    "line": Task(lambda maker: maker.pairs.lines(), line, references=1),
+    "edge": Task(lambda maker: maker.pairs.coloured(), edge, references=1),
+    "mask": Task(lambda maker: maker.pairs.coloured(), mask, references=1),
+    "subject": Task(lambda maker: maker.pairs.subjects(), subject, references=1),
+    "style": Task(lambda maker: maker.pairs.styled(), style, references=1),
+    "style_transfer": Task(lambda maker: maker.pairs.transfers(), style_transfer, references=2),
+    "edit": Task(lambda maker: maker.pairs.edits(), edit, references=1),
+    "neighbors": Task(_neighbors_table, neighbors, references=1),
+}
