@@ -33,8 +33,8 @@ def test_exif_orientation_is_applied(tmp_path):
 
 def test_greyscale_of_8_and_16_bits_become_equal_channels(tmp_path):
     assert read_image(_save(tmp_path / "8.png", np.array([[7]], np.uint8))).tolist() == [[[7, 7, 7]]]
-    sixteen = _save(tmp_path / "16.png", np.array([[0, 257 * 100, 65535]], np.uint16))
-    assert read_image(sixteen)[0, :, 0].tolist() == [0, 100, 255]
+    sixteen = _save(tmp_path / "16.png", np.array([[0, 1000, 25700, 65535]], np.uint16))
+    assert read_image(sixteen)[0, :, 0].tolist() == [0, 4, 100, 255]
 
 
 def test_fit_is_the_identity_at_the_right_size():
