@@ -4,7 +4,7 @@ A template's placeholders are those of its task in PLACEHOLDERS. `{ref1}` and `{
 "[ref#1] line drawing"; `{references}` becomes a list of one or more: "[ref#1] a fox, [ref#2] a wolf and [ref#3] a dog".
 What reads well as phrases, in the order of `references`:
   line, edge, mask: "[ref#1] line drawing"                  subject, neighbors: "[ref#1] a dog"
-  style: "[ref#1] style" or "[ref#1] Realism style"         edit: "[ref#1] content image"
+  style: "[ref#1] style image" or "[ref#1] Realism style"   edit: "[ref#1] content image"
   style_transfer: as for style, then "[ref#2] content image"
 A change is an order: "replace the hat with a crown".
 """
