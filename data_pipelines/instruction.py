@@ -203,7 +203,7 @@ def _pack_text(text: str, tokenizer: Tokenizer, length: int, key: str) -> tuple[
         for marker in MARKER.finditer(text):
             if tokenizer.marker_id(int(marker[1])) not in kept:
                 wrong = f"has {len(ids)} tokens; cut to data.{key}={length} it would lose {marker[0]}"
-                raise InstructionError(f"{wrong}; shorten it, or move {marker[0]} to its beginning")
+                raise InstructionError(f"{wrong}; shorten it, begin with {marker[0]}, or raise data.{key}")
         # The same words each time, so that Python shows the warning once.
         warnings.warn(f"texts of more than data.{key}={length} tokens are cut at the end", stacklevel=3)
         ids = [*kept, tokenizer.eos_id]
