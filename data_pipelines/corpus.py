@@ -71,6 +71,11 @@ def load_corpus(path: str | Path, size: int) -> Corpus:
     return Corpus(images, tuple(picture for picture, _ in rows), manifest["styles"])
 
 
+def tile_size(folder: Path) -> int:
+    """The side of a corpus's pictures in pixels. Raises CorpusError as load_corpus does."""
+    return _read_manifest(folder)["tile_size"]
+
+
 def _mend(folder: Path) -> str:
     if folder == FIXTURE:
         return "restore data_pipelines/fixture, or use the full corpus of `python -m data_pipelines.prepare emoji`"
@@ -193,9 +198,14 @@ class SheetWriter:
         self._tiles, self._written = [], self._written + 1
 
 
-def write_index(folder: Path, tile_size: int, sources: Mapping[str, Mapping], rows: Iterable[Iterable[str]]) -> None:
-    """Write index.tsv (`rows` in the order of FIELDS) and then manifest.json, whose presence says: complete."""
+def write_index(
+    folder: Path, tile_size: int, sources: Mapping[str, Mapping], names: Mapping, rows: Iterable[Iterable[str]]
+) -> None:
+    """Write index.tsv (`rows` in the order of FIELDS) and then manifest.json, whose presence says: complete.
+
+    `sources` tells where each style's drawings come from, `names` where the subjects' names and keywords do.
+    """
     lines = ["\t".join(row) for row in (FIELDS, *rows)]
     (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    manifest = {"format": FORMAT, "tile_size": tile_size, "styles": sources}
+    manifest = {"format": FORMAT, "tile_size": tile_size, "names": names, "styles": sources}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

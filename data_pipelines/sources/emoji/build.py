@@ -5,6 +5,8 @@ at all. The fixture script builds its smaller corpus with the same function, so 
 """
 
 import argparse
+import dataclasses
+import multiprocessing
 import os
 import shutil
 from collections import Counter
@@ -17,13 +19,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.corpus import SPLITS, CorpusError, SheetWriter, write_index
-from data_pipelines.sources.emoji import duplicates, styles
+from data_pipelines.corpus import SPLITS, CorpusError, SheetWriter, tile_size, write_index
+from data_pipelines.sources.emoji import duplicates, fetch, styles
 from data_pipelines.sources.emoji.names import Subject
 from data_pipelines.sources.emoji.render import Drawing, render
 from data_pipelines.sources.emoji.split import roots, split_roots
 
 HELP = "the emoji corpus: about 27,000 drawings of 3,126 subjects in 12 styles, from npm packages"
+_SPAWN = multiprocessing.get_context("spawn")  # a fork beside the progress bar's thread may hang
 LOSSLESS = {"lossless": True, "method": 1, "quality": 20}
 
 
@@ -39,18 +42,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Fetch, draw, split and write. Raises FetchError or CorpusError, one line, and then leaves nothing behind."""
     output = arguments.output
-    if (output / "manifest.json").exists():
-        print(f"{output} is complete: nothing to do (delete it to build it again)")
-        return
-    if output.exists() and any(output.iterdir()):
-        raise CorpusError(f"{output}: is not empty and holds no corpus: choose another --output, or delete it")
     if not 32 <= arguments.size <= 512:
         raise CorpusError(f"--size={arguments.size}: must lie in 32..512 pixels")
+    if is_complete(output, arguments.size):
+        print(f"{output} is complete: nothing to do (delete it to build it again)")
+        return
     subjects = styles.open_subjects(arguments.cache)
     drawings = styles.open_drawings(subjects, arguments.cache)
     counts = write_whole(output, partial(build, subjects, drawings, arguments.size, dict.fromkeys(drawings, LOSSLESS)))
     print_counts(counts)
     print(f"wrote {output}")
+
+
+def is_complete(output: Path, size: int) -> bool:
+    """Whether the corpus is there already. Raises CorpusError when something else stands in its place."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    if tile_size(output) != size:
+        raise CorpusError(f"{output}: holds pictures of {tile_size(output)} px, not {size}: choose another --output")
+    return True
 
 
 def write_whole(output: Path, write: Callable[[Path], Counter]) -> Counter:
@@ -84,7 +94,8 @@ def build(
     pictures, thumbnails = _draw(drawings, size, encodings, folder)
     kept = _without_duplicates(pictures, thumbnails, split)
     rows = [_row(subjects[code], root_by_hexcode[code], split[code], kept[code]) for code in subjects if code in kept]
-    write_index(folder, size, styles.sources(list(drawings)), rows)
+    sources = {style: styles.source(style) for style in drawings}
+    write_index(folder, size, sources, dataclasses.asdict(fetch.NAMES), rows)
     return Counter((style, _split_of(style, split[code])) for code, tiles in kept.items() for style in tiles)
 
 
@@ -92,7 +103,7 @@ def _draw(drawings, size, encodings, folder) -> tuple[list[tuple[str, str, int]]
     """Every picture as (style, hexcode, tile number), and its thumbnails [N, 32, 32, 4]; writes the sheets."""
     pictures, thumbnails = [], []
     total = sum(map(len, drawings.values()))
-    with ProcessPoolExecutor() as pool, tqdm(total=total, unit="picture") as progress:
+    with ProcessPoolExecutor(mp_context=_SPAWN) as pool, tqdm(total=total, unit="picture") as progress:
         for style, by_hexcode in drawings.items():
             progress.set_description(style)
             writer = SheetWriter(folder, style, size, **encodings[style])

@@ -4,6 +4,7 @@ A style is one house's rendering; styles and subjects together give the style, s
 that stand in for the paper's Table 1.
 """
 
+import dataclasses
 import json
 import tarfile
 from collections.abc import Mapping
@@ -35,15 +36,9 @@ _WITH_SLUGS = ("noto_blob", "emojione", "emojione_mono")
 _OPENMOJI_FOLDERS = {"openmoji": "color/svg", "openmoji_line": "black/svg"}
 
 
-def sources(styles: Mapping | list) -> dict[str, dict]:
-    """Style -> what manifest.json records of its origin."""
-    fields = ("version", "sha256", "author", "licence", "home")
-    return {
-        style: {"package": PACKAGES[style].name}
-        | {field: getattr(PACKAGES[style], field) for field in fields}
-        | {"held_out": style in HELD_OUT}
-        for style in styles
-    }
+def source(style: str) -> dict:
+    """What manifest.json records of a style: the package's fields, and whether the style is held out."""
+    return dataclasses.asdict(PACKAGES[style]) | {"held_out": style in HELD_OUT}
 
 
 def open_subjects(cache: Path) -> dict[str, names.Subject]:
