@@ -74,17 +74,23 @@ def get_config(name: str, size: str, unets: dict = BASE) -> ConfigDict:
     """
     if size not in SCALE:
         raise ValueError(f"experiments/{name}.py:{size}: unknown size; use one of {', '.join(SCALE)}, or nothing")
-    config = defaults(name if size == "tiny" else f"{name}_{size}")
+    config = defaults(run_name(name, size))
     config.model.update(unets[size])
     config.text_encoder.update(TEXT_ENCODERS[size])
     config.plan.super_res.update(SUPER_RES[size])
     config.update(SCALE[size])
+    config.sample.super_res.name = run_name("super_res", size)
     return config
+
+
+def run_name(name: str, size: str) -> str:
+    """The run of an experiment at a size: its default workdir is runs/<this>."""
+    return name if size == "tiny" else f"{name}_{size}"
 
 
 def follow(config: ConfigDict, before: str, size: str) -> None:
     """Start from the weights of the run `before`: where the laptop's may be missing, an expensive one's must not."""
-    config.follows = before if size == "tiny" else f"{before}_{size}"
+    config.follows = run_name(before, size)
     config.init_from = "auto" if size == "tiny" else f"runs/{config.follows}"
 
 
@@ -147,7 +153,7 @@ def defaults(name: str) -> ConfigDict:
             mixture=ConfigDict(),  # {task: ratio}, summing to 1
             max_references=2,  # K, the reference slots of an example
             text_length=48,  # tokens
-            reference_text_length=12,  # tokens
+            reference_text_length=16,  # tokens
             tokenizer="",  # '' the bundled T5 SentencePiece model; or a .model or tokenizer.json path
         )
     )
@@ -177,7 +183,8 @@ def defaults(name: str) -> ConfigDict:
     config.sample = sampler(steps=256, guidance="oscillating", guidance_weight=25.0)  # [P]
     config.sample.count = 1  # pictures an instruction
     config.sample.super_res = sampler(steps=30, guidance="none", guidance_weight=1.0)  # [I] the paper states none
-    config.sample.super_res.workdir = "auto"  # a run; 'auto': runs/<super_res> beside this one, if there; '' base only
+    config.sample.super_res.workdir = "auto"  # a run; 'auto': the one named below beside this one, if there; '' none
+    config.sample.super_res.name = ""
     config.sample.super_res.aug_level = 0.1  # [P Imagen] 0.1 to 0.3: noise on the low-resolution input
     config.plan = ConfigDict(dict(super_res=ConfigDict()))  # the cascade's second UNet, for --mode=plan
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1: all remaining devices

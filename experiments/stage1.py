@@ -15,6 +15,7 @@ def get_config(size: str = "tiny"):
     config = common.get_config("stage1", size)
     common.follow(config, "pretrain", size)
     config.data.mixture.update(neighbors=1.0)
+    config.data.text_length = 64  # the captions of three neighbours are long
     config.data.max_references = 3  # [P] clusters of five pairs: the target, three neighbours and one to spare
     config.train.steps = STEPS[size]
     if size == "tiny":

@@ -1,0 +1,62 @@
+"""--mode=sample: an instruction file in, pictures out."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.instruction import Instruction, Layout, load_instruction, pack
+from data_pipelines.text import load_tokenizer
+from imagen_jax import cascade, grid, partition, runs, samplers
+from imagen_jax.runs import Run, RunError
+
+
+def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int) -> list[Path]:
+    """Draw config.sample.count pictures for one instruction with the run in `workdir`.
+
+    The model is the run's own, as trained; how it is sampled is `config.sample`. Writes
+    workdir/samples/NAME_seedS_I.png, and with super-resolution the base picture beside it; returns the paths.
+
+    Raises:
+      InstructionError, RunError, CheckpointError, CascadeError: one line, with the mend.
+    """
+    instruction = load_instruction(instruction_file)  # first: the cheapest thing that can be wrong
+    mesh = partition.make_mesh(config.mesh)
+    base = runs.open_run(workdir, mesh)
+    super_res = open_super_res(config, workdir, mesh)
+    text, context = _pack(base, instruction, config.sample.count)
+    keys = samplers.sample_keys(jax.random.key(seed), jnp.arange(config.sample.count))
+    pictures = cascade.generate(base, super_res, config.sample, text, context, keys)
+    paths = []
+    for kind, batch in pictures.items():
+        for i, picture in enumerate(grid.to_uint8(np.asarray(batch))):
+            name = f"{instruction_file.stem}_seed{seed}_{i}_{kind}_{picture.shape[0]}px.png"
+            paths.append(grid.save_png(picture, workdir / "samples" / name))
+    print("\n".join(f"picture: {path}" for path in paths))
+    return paths
+
+
+def open_super_res(config: ConfigDict, workdir: Path, mesh: Mesh) -> Run | None:
+    """The cascade's second run: sample.super_res.workdir, or None, which is said aloud."""
+    given = config.sample.super_res.workdir
+    if not given:
+        return None
+    path = workdir.parent / config.sample.super_res.name if given == "auto" else Path(given)
+    if runs.has_run(path):
+        return runs.open_run(path, mesh)
+    if given != "auto":
+        raise RunError(f"config.sample.super_res.workdir: no trained model in {path}; train experiments/super_res.py")
+    logging.info("no super-resolution run in %s: base pictures only (train experiments/super_res.py for more)", path)
+    return None
+
+
+def _pack(run: Run, instruction: Instruction, count: int):
+    """The instruction `count` times, as the run's model reads it: the very function that packs training examples."""
+    data = run.config.data
+    layout = Layout(run.config.model.image_size, data.max_references, data.text_length, data.reference_text_length)
+    packed = pack(instruction, load_tokenizer(data.tokenizer), layout)
+    return jax.tree.map(lambda x: np.stack([x] * count), packed)

@@ -1,0 +1,38 @@
+"""Package metadata; the versions that are known to work together, with bounds on both sides."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="imagen-jax",
+    version="0.1.0",
+    description="Instruct-Imagen in JAX: pictures from multi-modal instructions",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["imagen_jax*", "data_pipelines*", "experiments*"]),
+    package_data={"data_pipelines": ["assets/*", "fixture/*", "fixture/sheets/*", "templates/*.txt"]},
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "etils[epath]>=1.9,<2",
+        "flax>=0.12,<0.13",
+        "jax>=0.10.2,<0.13",
+        "jaxtyping>=0.3,<0.4",
+        "ml_collections>=1.1,<2",
+        "numpy>=2.0,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pillow>=11,<14",
+        "safetensors>=0.5,<0.9",
+        "scipy>=1.14,<2",
+        "sentencepiece>=0.2,<0.3",
+        "tensorboard>=2.19,<3",
+        "tokenizers>=0.21,<0.24",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        # Building corpora and streaming records.
+        "data": ["array-record>=0.8,<0.9", "resvg-py>=0.5,<0.6", "tensorflow-cpu>=2.21,<2.22"],
+        "test": ["chex>=0.1.90,<0.2", "pytest>=8,<10", "ruff>=0.17,<0.18"],
+        # Live parity of the T5 encoder; the tests use a recording where this is missing.
+        "parity": ["torch>=2.13,<3", "transformers>=5.17,<6"],
+    },
+)

@@ -1,0 +1,142 @@
+"""The UNet and its context encoder: published sizes, and what a reference may and may not change."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import pretrain, stage2, super_res
+from imagen_jax import model as model_lib
+from imagen_jax import pretrained
+from imagen_jax.plan import leaf_sizes
+from tests import tiny
+
+
+def output(net, params, batch, context=None, text=None, drop=None):
+    """The UNet's raw output on noise at log-SNR 0."""
+    cond = model_lib.encode(net, params, text or batch.text, context if context is not None else batch.context)
+    if drop is not None:
+        cond = cond.drop(**drop)
+    size = batch.image.shape[0]
+    z = jax.random.normal(jax.random.key(1), (size, net.image_size, net.image_size, 3))
+    return model_lib.predict(net, params, z, jnp.zeros(size), cond)
+
+
+def difference(a, b):
+    return float(jnp.abs(a - b).max())
+
+
+@pytest.mark.parametrize(
+    ("get_config", "published"), [(pretrain, 2.51e9), (stage2, 2.76e9), (super_res, 581e6)], ids=["base", "context", "sr"]
+)
+def test_paper_sizes_within_1_5_percent(get_config, published):
+    sizes = leaf_sizes(get_config.get_config("paper"))
+    unet = sum(size for name, size in sizes.items() if name.startswith("unet/"))
+    assert abs(unet / published - 1) < 0.015
+
+
+def test_output_is_zero_at_initialisation():
+    net = model_lib.make_model(tiny.config())
+    params = model_lib.init(net, jax.random.key(0))
+    assert difference(output(net, params, tiny.batch()), 0.0) == 0.0
+    assert difference(output(net, tiny.perturbed(params), tiny.batch()), 0.0) > 0.1
+
+
+def test_adapted_model_starts_equal_to_the_one_it_takes_over():
+    batch = tiny.batch()
+    plain, before = tiny.model_and_params(context_levels=())
+    adapted = model_lib.make_model(tiny.config(context_zero_start=True))
+    params, report = pretrained.warm_start(model_lib.init(adapted, jax.random.key(3)), before)
+    assert report.new and all("context" in name for name in report.new)
+    assert difference(output(adapted, params, batch), output(plain, before, batch)) == 0.0
+    moved = tiny.perturbed(params)
+    assert difference(output(adapted, moved, batch), output(adapted, moved, batch, drop={"context": True})) > 0.01
+
+
+def test_a_masked_reference_has_exactly_zero_gradient():
+    net, params = tiny.model_and_params()
+    batch = tiny.batch()
+    mask = np.array([[True, False], [False, True]])
+
+    def loss(features):
+        cond = net.unet.apply({"params": params["unet"]}, *features, method="encode")
+        z = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+        return jnp.square(net.unet.apply({"params": params["unet"]}, z, jnp.zeros(2), cond)).sum()
+
+    encode_text = functools.partial(net.text_encoder.apply, {"params": params["text_encoder"]})
+    text = encode_text(batch.text.tokens, batch.text.mask)
+    own_text = encode_text(batch.context.text.tokens, batch.context.text.mask)
+    pictures = model_lib.to_float(jnp.asarray(batch.context.images))
+    grad = jax.grad(lambda x: loss((text, batch.text.mask, (x, own_text, batch.context.text.mask, mask))))(pictures)
+    assert difference(grad[~mask], 0.0) == 0.0
+    assert all(difference(g, 0.0) > 1e-4 for g in grad[mask])
+
+
+def test_no_reference_and_no_text_give_numbers():
+    net, params = tiny.model_and_params()
+    batch = tiny.batch()
+    empty = batch.context.replace(mask=np.zeros((2, 2), bool))
+    no_text = batch.text.replace(mask=np.zeros((2, 6), bool))
+    grads = jax.grad(lambda p: jnp.square(output(net, p, batch, empty, no_text)).sum())(params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
+
+
+def test_order_of_the_references_carries_no_meaning():
+    net, params = tiny.model_and_params()
+    batch = tiny.batch()
+    reversed_list = jax.tree.map(lambda x: x[:, ::-1], batch.context)
+    assert difference(output(net, params, batch), output(net, params, batch, reversed_list)) < 1e-4
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_swapping_pictures_between_markers_changes_the_output(positions):
+    net, params = tiny.model_and_params(context_positions=positions)
+    batch = tiny.batch()
+    swapped = batch.context.replace(images=batch.context.images[:, ::-1])
+    assert difference(output(net, params, batch), output(net, params, batch, swapped)) > 0.01
+
+
+def test_position_code_tells_where_in_the_reference_a_pixel_is():
+    """Without the code, attention over a 1-token-wide neighbourhood is blind to a permutation of its tokens."""
+    tokens = jax.random.normal(jax.random.key(0), (1, 16, 8))
+    from imagen_jax.nn.attention import CrossAttention, sine_code
+
+    for positions in (True, False):
+        layer = CrossAttention(8, heads=2, head_dim=4, positions=positions)
+        code = sine_code(4, 4, 8) if positions else None
+
+        def attend(module, x, y, code=code):
+            return module(x, module.keys_values(y, code), jnp.ones((1, 16), bool))
+
+        x = jax.random.normal(jax.random.key(1), (1, 4, 4, 8))
+        params = layer.init(jax.random.key(2), x, tokens, method=attend)
+        change = difference(*(layer.apply(params, x, y, method=attend) for y in (tokens, tokens[:, ::-1])))
+        assert (change > 1e-2) == positions
+
+
+def test_dropped_conditions_have_no_influence():
+    net, params = tiny.model_and_params()
+    batch, other = tiny.batch(seed=0), tiny.batch(seed=1)
+    both = {"text": True, "context": True}
+    none = output(net, params, batch, drop=both)
+    assert difference(none, output(net, params, batch, other.context, other.text, drop=both)) == 0.0
+    text_only = output(net, params, batch, drop={"context": True})
+    assert difference(text_only, output(net, params, batch, other.context, drop={"context": True})) == 0.0
+    assert difference(text_only, none) > 0.01
+    assert difference(text_only, output(net, params, batch)) > 0.01
+
+
+def test_super_resolution_reads_its_low_resolution_picture_and_its_noise_level():
+    net, params = tiny.model_and_params(lowres_size=4, context_levels=())
+    batch = tiny.batch()
+    cond = model_lib.encode(net, params, batch.text)
+    z, small = jnp.zeros((2, 8, 8, 3)), jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+
+    def predict(lowres, logsnr):
+        return model_lib.predict(net, params, z, jnp.zeros(2), model_lib.with_lowres(cond, lowres, logsnr))
+
+    plain = predict(small, jnp.zeros(2))
+    assert difference(plain, predict(-small, jnp.zeros(2))) > 0.01
+    assert difference(plain, predict(small, jnp.full(2, 5.0))) > 0.01
