@@ -140,10 +140,15 @@ ABORTED = """
 """
 
 
-def test_a_kill_during_a_save_leaves_the_one_before(tmp_path):
+def run_python(code, *args):
+    """A fresh process, as a user would see it: pytest takes over warnings and hooks in this one."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
     root = Path(checkpoint.__file__).parents[1]
-    command = [sys.executable, "-c", textwrap.dedent(ABORTED), str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=root, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=root, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
+
+
+def test_a_kill_during_a_save_leaves_the_one_before(tmp_path):
+    done = run_python(ABORTED, tmp_path / "run")
     assert done.returncode == -signal.SIGKILL and done.stdout == "saving\n", done.stderr
     assert done.stderr == "", "orbax must be silent"
     assert [path.name for path in (tmp_path / "run").glob("2*")] != ["2"], "the save was over before the kill"
@@ -180,7 +185,7 @@ def test_an_absent_step_or_field_is_one_line(saved):
 
 
 @pytest.mark.parametrize("missing", ["state", "state/_METADATA", "state/manifest.ocdbt", "state/d", "extra"])
-def test_a_truncated_checkpoint_is_one_line(saved, tmp_path, missing, capfd):
+def test_a_truncated_checkpoint_is_one_line(saved, tmp_path, missing):
     directory = tmp_path / "copy"
     shutil.copytree(saved, directory)
     lost = directory / "2" / missing
@@ -193,9 +198,25 @@ def test_a_truncated_checkpoint_is_one_line(saved, tmp_path, missing, capfd):
         message = error_line(call)
         assert message.startswith(f"{directory / '2'}: not a readable checkpoint (")
         assert message.endswith(f"; {checkpoint.MEND}")
-    assert capfd.readouterr().err == ""
     shutil.rmtree(directory / "2")  # the mend
     assert_same_bits(checkpoint.Checkpointer(directory, keep=2).restore(layout)[0], make_state(1))
+
+
+def test_a_reader_says_its_one_line_and_nothing_else(saved, tmp_path):
+    directory = tmp_path / "copy"
+    shutil.copytree(saved, directory)
+    shutil.rmtree(directory / "2" / "state" / "d")
+    code = """
+        import sys
+        from imagen_jax import checkpoint
+        try:
+            checkpoint.restore_params(sys.argv[1])
+        except checkpoint.CheckpointError as error:
+            print(error)
+    """
+    done = run_python(code, directory)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.count("\n") == 1 and done.stdout.endswith(f"; {checkpoint.MEND}\n")
 
 
 def test_a_foreign_folder_is_one_line(tmp_path):
