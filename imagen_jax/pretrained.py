@@ -222,7 +222,7 @@ class Report:
 
 
 def _group(path: str) -> str:
-    """Module of a leaf, three levels deep, numbered siblings as one: 'encoder/layers_3/mlp/wo/kernel' -> '.../mlp'."""
+    """Module of a leaf, three levels deep, numbered siblings as one: 'encoder/layers_*/mlp'."""
     module = path.split("/")[:-1][:3] or [path]
     return re.sub(r"(?<=_)\d+", "*", "/".join(module))
 
