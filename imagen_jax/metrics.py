@@ -47,7 +47,7 @@ def _masked(loss: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Accumulator:
-    """Means over the steps of one log line, summed on the device; a new line takes a new Accumulator."""
+    """Means over the steps since the last `flush`, summed on the device."""
 
     def __init__(self):
         self._sums: Sums = {}
@@ -58,9 +58,9 @@ class Accumulator:
         known = {name: pair for name, pair in self._sums.items() if name in sums}
         self._sums |= sums | _add(known, {name: sums[name] for name in known})
 
-    def means(self) -> dict[str, float]:
-        """Wait for the device and divide; a name without any example is left out."""
-        sums = jax.device_get(self._sums)
+    def flush(self) -> dict[str, float]:
+        """Wait for the device, divide, and start anew; a name without any example is left out."""
+        sums, self._sums = jax.device_get(self._sums), {}
         return {name: float(total) / float(count) for name, (total, count) in sums.items() if count}
 
 
@@ -86,7 +86,7 @@ class MetricWriter:
         self._file = path.open("a")
         self._events = _event_log(self._workdir / "tensorboard", resume_step)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line: the step, then the values by name; a value that is not finite becomes null."""
         row = {name: float(value) for name, value in sorted(values.items())}
         if self._events:
@@ -190,7 +190,7 @@ class Progress:
         """Measure from here, after `step`: compilation and sample grids are not training speed."""
         self._mark = (step, self._clock())
 
-    def update(self, step: int, loss: float) -> dict[str, float]:
+    def report(self, step: int, loss: float) -> dict[str, float]:
         """Print the line; returns `time/images_per_second` and `time/left_seconds` once they are known."""
         times = self._measure(step)
         words = [f"step {step}/{self._total}", f"loss {loss:.4f}"]

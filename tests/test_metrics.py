@@ -23,19 +23,19 @@ def rows(workdir):
 def write_steps(workdir, resume_step, steps):
     writer = metrics.MetricWriter(workdir, resume_step)
     for step in steps:
-        writer.scalars(step, {"loss": 1 / step, "lr": 1e-4})
+        writer.write(step, {"loss": 1 / step, "lr": 1e-4})
     return writer
 
 
 def test_a_line_is_step_then_sorted_values_and_is_there_at_once(tmp_path):
     writer = metrics.MetricWriter(tmp_path / "run", 0)
-    writer.scalars(5, {"time/images_per_second": 2, "loss": np.float32(0.5), "loss/task_line": jnp.float32(0.25)})
+    writer.write(5, {"time/images_per_second": 2, "loss": np.float32(0.5), "loss/task_line": jnp.float32(0.25)})
     expected = '{"step": 5, "loss": 0.5, "loss/task_line": 0.25, "time/images_per_second": 2.0}\n'
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == expected
 
 
 def test_values_that_are_not_finite_stay_json(tmp_path):
-    metrics.MetricWriter(tmp_path, 0).scalars(1, {"loss": float("nan"), "norm": float("inf")})
+    metrics.MetricWriter(tmp_path, 0).write(1, {"loss": float("nan"), "norm": float("inf")})
     assert rows(tmp_path) == [{"step": 1, "loss": None, "norm": None}]
 
 
@@ -52,7 +52,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
 def test_a_fresh_start_drops_all_lines(tmp_path):
     writer = metrics.MetricWriter(tmp_path, 0)
-    writer.scalars(0, {"loss": 3.0})
+    writer.write(0, {"loss": 3.0})
     write_steps(tmp_path, 0, [1]).close()
     assert [row["step"] for row in rows(tmp_path)] == [1]
 
@@ -98,7 +98,7 @@ def test_without_tensorboard_there_is_one_notice_and_the_jsonl(tmp_path, monkeyp
 
 
 def test_no_tensorflow_is_imported(tmp_path):
-    code = "import sys; from imagen_jax import metrics; metrics.MetricWriter(sys.argv[1], 0).scalars(1, {'loss': 1.0})"
+    code = "import sys; from imagen_jax import metrics; metrics.MetricWriter(sys.argv[1], 0).write(1, {'loss': 1.0})"
     code += "; sys.exit('tensorflow' in sys.modules)"
     root = Path(metrics.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root).returncode == 0
@@ -133,8 +133,8 @@ def test_accumulator_weighs_by_count_and_omits_the_empty():
         {"loss": jnp.float32(1.0), "part": (jnp.float32(6.0), jnp.int32(2)), "empty": (jnp.float32(0.0), 0)}
     )
     accumulator.add({"loss": jnp.float32(2.0), "part": (jnp.float32(3.0), jnp.int32(1)), "late": 5.0})
-    assert accumulator.means() == {"loss": 1.5, "part": 3.0, "late": 5.0}
-    assert metrics.Accumulator().means() == {}
+    assert accumulator.flush() == {"loss": 1.5, "part": 3.0, "late": 5.0}
+    assert accumulator.flush() == {}
 
 
 def test_accumulating_never_waits_for_a_value():
@@ -156,24 +156,24 @@ def make_progress(times, total=3000, batch_size=10):
 def test_progress_line_excludes_compilation(capsys):
     progress = make_progress([100.0, 119.8])  # the first step took 100 s to compile
     progress.restart(1)
-    times = progress.update(100, 0.08314)
+    times = progress.report(100, 0.08314)
     assert capsys.readouterr().out == "step 100/3000  loss 0.0831  50.0 images/s  left 9m40s\n"
     assert times == pytest.approx({"time/images_per_second": 50.0, "time/left_seconds": 580.0})
 
 
 def test_progress_is_silent_about_a_speed_it_does_not_know(capsys):
     progress = make_progress([0.0, 10.0], total=200)
-    assert progress.update(100, 1.0) == {}
-    progress.update(200, 0.5)
+    assert progress.report(100, 1.0) == {}
+    progress.report(200, 0.5)
     assert capsys.readouterr().out == "step 100/200  loss 1.0000\nstep 200/200  loss 0.5000  100.0 images/s  left 0s\n"
 
 
 def test_progress_averages_over_a_window_and_forgets_pauses():
     progress = make_progress([0.0, 10.0, 1000.0, 1030.0])
     progress.restart(0)
-    progress.update(100, 1.0)
+    progress.report(100, 1.0)
     progress.restart(100)  # 990 s of samples between
-    assert progress.update(200, 1.0)["time/images_per_second"] == pytest.approx(10 * 200 / 40)
+    assert progress.report(200, 1.0)["time/images_per_second"] == pytest.approx(10 * 200 / 40)
 
 
 @pytest.mark.parametrize("seconds, text", [(59.4, "59s"), (60, "1m00s"), (3599.6, "1h00m"), (7384, "2h03m")])
