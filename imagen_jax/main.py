@@ -10,6 +10,7 @@ The same train command, run again, continues where it stopped.
 
 import sys
 from collections.abc import Sequence
+from logging import getLogger
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the mode that the flags ask for; a fault of the input ends it with one line and exit code 2."""
     logging.set_verbosity(logging.level_debug() if flags.FLAGS.verbosity > 0 else logging.INFO)
     logging.get_absl_handler().setFormatter(None)  # plain lines
+    getLogger("jax").setLevel("WARNING")  # it tells which accelerators a laptop lacks
     try:
         config = _check_flags(argv)
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")

@@ -25,8 +25,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
     Args:
       config: `optim` of the experiment: name, learning_rate, warmup_steps (0: none), beta1, beta2, eps (Adafactor:
-        added to the squared gradient, 1e-30; Adam: added to the root, 1e-8), clip_norm (global gradient norm, 0: off),
-        weight_decay (decoupled, arrays of two or more axes, 0: off).
+        added to the squared gradient, 1e-30; Adam: added to the root, 1e-8), clip_norm (global gradient norm, 0: off).
 
     Raises:
       OptimError: an unknown name.
@@ -37,7 +36,6 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         scale(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=_kernels) if config.weight_decay else optax.identity(),
         optax.scale_by_learning_rate(lambda step: learning_rate(config, step)),
     )
 
@@ -58,10 +56,6 @@ def bias_corrected_decay(step: jax.Array, beta2: float) -> jax.Array:
     log_beta2 = jnp.log(jnp.float32(beta2))
     t = jnp.asarray(step, jnp.float32) + 1
     return beta2 * jnp.expm1((t - 1) * log_beta2) / jnp.expm1(t * log_beta2)
-
-
-def _kernels(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
 def learning_rate(config: ConfigDict, step: jax.Array | int) -> jax.Array:
