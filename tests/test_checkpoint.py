@@ -207,12 +207,13 @@ def test_a_reader_says_its_one_line_and_nothing_else(saved, tmp_path):
     shutil.copytree(saved, directory)
     shutil.rmtree(directory / "2" / "state" / "d")
     code = """
-        import sys
+        import sys, time
         from imagen_jax import checkpoint
         try:
             checkpoint.restore_params(sys.argv[1])
         except checkpoint.CheckpointError as error:
             print(error)
+        time.sleep(0.5)  # the reads under way end after the first failure
     """
     done = run_python(code, directory)
     assert done.returncode == 0 and done.stderr == ""
