@@ -85,7 +85,8 @@ def _mend(folder: Path) -> str:
 def _read_manifest(folder: Path) -> dict:
     path = folder / "manifest.json"
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file, so no corpus here: {_mend(folder)}")
+        mend = _mend(folder).removeprefix("delete it and ")  # what stands there may be anything
+        raise CorpusError(f"{folder} is no corpus: it has no manifest.json: {mend}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["tile_size"] < 1 or not manifest["styles"]:

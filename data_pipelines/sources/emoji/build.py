@@ -58,6 +58,8 @@ def is_complete(output: Path, size: int) -> bool:
     """Whether the corpus is there already. Raises CorpusError when something else stands in its place."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
+    if not (output / "manifest.json").is_file():
+        raise CorpusError(f"{output}: holds something else than a corpus: choose another --output")
     if tile_size(output) != size:
         raise CorpusError(f"{output}: holds pictures of {tile_size(output)} px, not {size}: choose another --output")
     return True

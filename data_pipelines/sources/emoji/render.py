@@ -8,7 +8,6 @@ import io
 from collections.abc import Mapping
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 INK = "#000000"  # what `currentColor` becomes: line sets have no colour of their own
@@ -46,6 +45,8 @@ def render(drawing: Drawing, size: int) -> np.ndarray:
 
 
 def _draw_svg(drawing: Drawing, size: int) -> Image.Image:
+    import resvg_py  # only needed to build: reading a corpus, or building another family, must work without it
+
     svg = drawing.source.replace("currentColor", INK)
     fit = {"width": size} if drawing.width >= drawing.height else {"height": size}
     picture = _decode(bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, **fit)))
