@@ -57,14 +57,9 @@ def choose(
     plain = pick((code for code in variants if not has_tone(code)), VARIANTS, VARIANT_STYLES)
     toned = pick((code for code in shown if f"{code}-{TONES[0]}" in root_by_hexcode), TONED, VARIANT_STYLES)
     tones = [f"{code}-{tone}" for code in toned for tone in TONES]
-    wanted = {style: {*main} for style in STYLES}
-    for style in PLAIN_STYLES:
-        wanted[style] |= {*roles}
-    for style in VARIANT_STYLES:
-        wanted[style] |= {*plain, *tones}
-    return {
-        style: {code: drawings[style][code] for code in drawings[style] if code in wanted[style]} for style in STYLES
-    }
+    parts = ((STYLES, main), (PLAIN_STYLES, roles), (VARIANT_STYLES, [*plain, *tones]))
+    wanted = {style: {code for among, codes in parts if style in among for code in codes} for style in STYLES}
+    return {style: {code: d for code, d in drawings[style].items() if code in wanted[style]} for style in STYLES}
 
 
 def _admit(kept: Counter, split: str, quota: Mapping[str, int]) -> bool:
