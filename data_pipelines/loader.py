@@ -115,9 +115,7 @@ def make_loader(
         mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
     )
     if data.loader == "records":
-        from data_pipelines.streaming import open_records  # the only way to TensorFlow
-
-        return open_records(data.records, split, seed, **common)
+        return _open_records(data.records, split, seed, **common)
     corpus = _select(load_corpus(data.corpus, layout.image_size), split)
     maker = ExampleMaker(
         corpus,
@@ -128,6 +126,16 @@ def make_loader(
         where=f"split '{split}' of the corpus '{data.corpus}'",
     )
     return MemoryLoader(maker, seed, **common)
+
+
+def _open_records(*arguments, **common) -> Loader:
+    try:
+        from data_pipelines.streaming import open_records  # the only way to TensorFlow
+    except ImportError as error:
+        raise LoaderError(
+            f"data.loader='records' needs {error.name}, which is not installed: pip install -e .[data], or use 'memory'"
+        ) from error
+    return open_records(*arguments, **common)
 
 
 def prefetch(items: Iterator, depth: int = PREFETCH) -> Iterator:
