@@ -8,6 +8,8 @@ each record of a task is seen once an epoch. TensorFlow decodes; words and pictu
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,15 @@ from imagen_jax.types import Batch, Context, Text
 
 # image, text tokens and mask, context images, their text tokens and mask, context mask
 _PACKED = (tf.uint8, tf.int32, tf.bool, tf.uint8, tf.int32, tf.bool, tf.bool)
+
+
+_unfinished: weakref.WeakSet = weakref.WeakSet()  # TensorFlow aborts, or hangs, when Python ends under its threads
+
+
+@atexit.register
+def _close_unfinished():
+    for batches in list(_unfinished):
+        batches.close()
 
 
 def open_records(folder: str, split: str, seed: int, **common) -> StreamingLoader:
@@ -65,7 +76,9 @@ class StreamingLoader(Loader):
         dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // size).map(lambda step: first + step * size + within)
         dataset = dataset.map(self._locate).map(self._read, num_parallel_calls=2).unbatch()
         dataset = dataset.map(self._make, num_parallel_calls=tf.data.AUTOTUNE).batch(part, drop_remainder=True)
-        return self._to_batches(iter(dataset.prefetch(PREFETCH)))
+        batches = self._to_batches(iter(dataset.prefetch(PREFETCH)))
+        _unfinished.add(batches)
+        return batches
 
     def _locate(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Stream positions [n] -> the same, task ids, record numbers inside the task."""

@@ -17,7 +17,7 @@ TEXT_ENCODERS = {
 # Levels count from 1 and work at image_size / 2^level (Table 5).
 BASE = {
     "tiny": dict(
-        image_size=32, channels=(64, 128), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
+        image_size=32, channels=(48, 128), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
     ),
     "small": dict(

@@ -74,14 +74,14 @@ def told(report: dict) -> str:
     )
 
 
-def sample_rows(run: Run, loader, *, rows_per_task: int = 1) -> list[grid.Row]:
-    """Samples for the first held-out examples of each task, beside their instruction, references and real target."""
+def sample_rows(run: Run, loader) -> list[grid.Row]:
+    """One sampled instruction a task, with its references and its real target."""
     rows = []
-    for task in loader.tasks:
-        batch = loader.batch(0, rows_per_task, task)
-        keys = samplers.sample_keys(jax.random.key(0), jnp.arange(rows_per_task))
-        for i, picture in enumerate(np.asarray(_sample(run, batch, keys))):
-            example = loader.example(i, task)
+    for index, task in enumerate(loader.tasks):  # another example each: equal ones would show one subject all over
+        batch = loader.batch(index, 1, task)
+        keys = samplers.sample_keys(jax.random.key(0), jnp.asarray(batch.index))
+        for picture in np.asarray(_sample(run, batch, keys)):
+            example = loader.example(index, task)
             inputs = [(r.text, r.image) for r in example.instruction.references]
             if run.model.lowres_size:
                 inputs = [("low resolution", _shrink(example.target, run.model.lowres_size))]

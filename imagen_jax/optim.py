@@ -55,7 +55,8 @@ def bias_corrected_decay(step: jax.Array, beta2: float) -> jax.Array:
     """
     log_beta2 = jnp.log(jnp.float32(beta2))
     t = jnp.asarray(step, jnp.float32) + 1
-    return beta2 * jnp.expm1((t - 1) * log_beta2) / jnp.expm1(t * log_beta2)
+    decay = beta2 * jnp.expm1((t - 1) * log_beta2) / jnp.expm1(t * log_beta2)
+    return jax.lax.optimization_barrier(decay)  # XLA would fuse it into, and repeat it for, every element
 
 
 def learning_rate(config: ConfigDict, step: jax.Array | int) -> jax.Array:

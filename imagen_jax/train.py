@@ -110,13 +110,22 @@ def loop(trainer: Trainer, state: TrainState) -> TrainState:
         if step % config.log_every == 0 or step == config.steps:
             means = window.flush() | {"learning_rate": float(learning_rate(trainer.config.optim, step - 1))}
             writer.write(step, means | progress.report(step, means["loss"]))
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            save(trainer, state, step)
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
-            writer.image(step, "grid", np.asarray(sample_grid(trainer, state)))
+            look(trainer, state, writer)
             progress.restart(step)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            save(trainer, state, step)  # after the metrics of its step, so that a kill loses none
     writer.close()
     return state
+
+
+def look(trainer: Trainer, state: TrainState, writer: metrics.MetricWriter) -> None:
+    """The held-out losses and the grid of sampled instructions, while training."""
+    step, report = int(state.step), evaluate.reference_report(as_run(trainer, state), trainer.held_out)
+    if report["tasks"]:
+        writer.write(step, {f"held_out/{name}": report[name] for name in ("loss_true", "loss_shuffled")})
+    print(evaluate.told(report))
+    print(f"picture: {writer.image(step, 'grid', np.asarray(sample_grid(trainer, state)))}", flush=True)
 
 
 def compile_step(trainer: Trainer):

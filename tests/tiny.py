@@ -32,7 +32,12 @@ def perturbed(params, seed: int = 0):
 def model_and_params(**model):
     """A model with every parameter perturbed."""
     net = model_lib.make_model(config(**model))
-    return net, perturbed(jax.jit(functools.partial(model_lib.init, net))(jax.random.key(0)))
+    return net, perturbed(init(net))
+
+
+def init(net, seed: int = 0):
+    """Parameters as a run starts with."""
+    return jax.jit(functools.partial(model_lib.init, net))(jax.random.key(seed))
 
 
 def batch(size: int = 2, slots: int = 2, side: int = 8, seed: int = 0) -> Batch:

@@ -48,11 +48,8 @@ class Neighbors:
         return chosen
 
     def _draw_one(self, target: int, seen: set[int], rng: np.random.Generator) -> int | None:
-        for _ in range(_TRIES):
-            kind, key, member = rng.random(3)
-            keys = self._keys[target][_pick_source(kind)]
-            if not keys:
-                continue
+        keys = self._keys[target][_pick_source(rng.random())]
+        for key, member in rng.random((_TRIES if keys else 0, 2)):
             cluster = self._clusters[keys[int(key * len(keys))]]
             found = cluster[int(member * len(cluster))]
             if self._content[found] not in seen:

@@ -74,5 +74,12 @@ def conv3x3(features: int, dtype: Dtype, *, stride: int = 1, name: str | None = 
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, 2H, 2W, C], nearest neighbour; a convolution follows."""
+    """[B, H, W, C] -> [B, 2H, 2W, C], nearest neighbour: after the convolution, which then costs a quarter."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def depth_to_space(x: jax.Array) -> jax.Array:
+    """[B, H, W, 4 C] -> [B, 2H, 2W, C]: the four channels of a pixel become its four quarters."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4).swapaxes(2, 3)
+    return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -4,10 +4,11 @@ One class serves the base model and super-resolution. The down half, with the sa
 picture together with its own text; its last feature map, flattened, is what the context attention reads.
 
 Our reading of Table 5, which leaves the block's inside open and fits all three published sizes (tests/test_unet.py):
-DBlock-k opens with a strided convolution to its channel count, UBlock-k ends with an up-sampling convolution to the
-next level's; each of their blocks is one residual block of that channel count with a 1x1 shortcut, then text attention,
-then context attention; UBlock i reads the output of its mirror DBlock by concatenation, scaled by 1/sqrt(2); text is
-projected once to heads * head_dim before the attention layers; there is no self-attention.
+DBlock-k opens with a strided convolution to its channel count, the first one on the picture itself; UBlock-k ends with
+a convolution to the next level's count and then up-samples; each of their blocks is one residual block of that channel
+count with a 1x1 shortcut, then text attention, then context attention; a UBlock reads the output of its mirror DBlock
+by concatenation, scaled by 1/sqrt(2); text is projected once to heads * head_dim before the attention layers; there is no
+self-attention.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from imagen_jax.nn.attention import AttentionPool, CrossAttention, sine_code
-from imagen_jax.nn.layers import GroupNorm, ResidualBlock, conv3x3, logsnr_embedding, upsample
+from imagen_jax.nn.layers import GroupNorm, ResidualBlock, conv3x3, depth_to_space, logsnr_embedding, upsample
 from imagen_jax.types import Cond
 
 
@@ -86,13 +87,12 @@ class UNet(nn.Module):
             text, context = level in c.text_levels, level in c.context_levels
             return [Block(c.channels[level - 1], text, context, c) for _ in range(c.blocks[level - 1])]
 
-        self.stem = conv3x3(c.channels[0], c.dtype)
         self.downsample = [conv3x3(width, c.dtype, stride=2) for width in c.channels]
         self.down = [blocks(level) for level in levels]
         self.up = [blocks(level) for level in reversed(levels)]
         self.upsample = [conv3x3(width, c.dtype) for width in c.channels[-2::-1]]
         self.out_norm = GroupNorm(c.dtype)
-        self.out = conv3x3(3, "float32", kernel_init=nn.initializers.zeros)
+        self.out = conv3x3(4 * 3, "float32", kernel_init=nn.initializers.zeros)
         self.time_in, self.time_out = (nn.Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
         self.text_norm = nn.LayerNorm(dtype=c.dtype)
         self.text_in = nn.Dense(inner, dtype=c.dtype)
@@ -169,7 +169,7 @@ class UNet(nn.Module):
         return jnp.repeat(cond.context_mask, (keys.shape[1] - 1) // cond.context_mask.shape[1], axis=1)
 
     def _down(self, x, emb, cond, context_mask=None) -> tuple[jax.Array, list[jax.Array]]:
-        h, skips, layer = self.stem(x.astype(self.config.dtype)), [], 0
+        h, skips, layer = x.astype(self.config.dtype), [], 0
         for downsample, blocks in zip(self.downsample, self.down, strict=True):
             h = downsample(h)
             for block in blocks:
@@ -186,8 +186,8 @@ class UNet(nn.Module):
                 h = block(h, emb, cond.text[layer], cond.text_mask, _at(cond.context, layer), context_mask)
                 layer += 1
             if index < len(self.upsample):
-                h = self.upsample[index](upsample(h))
-        return self.out(upsample(nn.swish(self.out_norm(h))).astype(jnp.float32))
+                h = upsample(self.upsample[index](h))
+        return depth_to_space(self.out(nn.swish(self.out_norm(h)).astype(jnp.float32)))
 
 
 def _at(layers: Sequence | None, index: int):
