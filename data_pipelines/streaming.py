@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,13 @@ import tensorflow as tf
 from data_pipelines import records
 from data_pipelines.examples import Example
 from data_pipelines.images import fit_image
-from data_pipelines.instruction import pack
+from data_pipelines.instruction import Instruction, pack
 from data_pipelines.loader import PREFETCH, Loader, LoaderError
 from data_pipelines.records import RecordError, RecordReader
 from imagen_jax.types import Batch, Context, Text
 
 # image, text tokens and mask, context images, their text tokens and mask, context mask
 _PACKED = (tf.uint8, tf.int32, tf.bool, tf.uint8, tf.int32, tf.bool, tf.bool)
-
 
 _unfinished: weakref.WeakSet = weakref.WeakSet()  # TensorFlow aborts, or hangs, when Python ends under its threads
 
@@ -100,13 +99,14 @@ class StreamingLoader(Loader):
 
     def _read(self, indices: tf.Tensor, tasks: tf.Tensor, numbers: tf.Tensor) -> tuple:
         """Adds each record's JSON [n] and picture files [n, 1 + K], '' in empty slots."""
-        headers, files = tf.numpy_function(self._guarded(self._read_parts), [tasks, numbers], (tf.string, tf.string))
+        headers, files = tf.numpy_function(
+            self._guarded(self._read_parts, self._no_parts), [tasks, numbers], (tf.string, tf.string)
+        )
         count = 1 + self.layout.max_references
         return indices, tasks, tf.ensure_shape(headers, [None]), tf.ensure_shape(files, [None, count])
 
     def _read_parts(self, tasks: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        headers = np.empty(len(tasks), object)
-        files = np.full((len(tasks), 1 + self.layout.max_references), b"", object)
+        headers, files = self._no_parts(tasks, numbers)
         for row, (task, number) in enumerate(zip(tasks, numbers, strict=True)):
             headers[row], *pictures = records.split_parts(self._reader.read(self.tasks[task], int(number)))
             if len(pictures) > files.shape[1]:
@@ -117,43 +117,54 @@ class StreamingLoader(Loader):
             files[row, : len(pictures)] = pictures
         return headers, files
 
+    def _no_parts(self, tasks: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = len(tasks)
+        return np.full(count, b"", object), np.full((count, 1 + self.layout.max_references), b"", object)
+
     def _make(self, index: tf.Tensor, task: tf.Tensor, header: tf.Tensor, files: tf.Tensor) -> tuple:
         """One example: decode in TensorFlow, then pack."""
         pictures = [_decode(files[slot]) for slot in range(1 + self.layout.max_references)]
-        packed = tf.numpy_function(self._guarded(self._pack), [header, *pictures], _PACKED)
+        packed = tf.numpy_function(self._guarded(self._pack, self._pack_nothing), [header, *pictures], _PACKED)
         return index, task, *packed
 
     def _pack(self, header: bytes, *pictures: np.ndarray) -> tuple:
         example = records.assemble(header, [picture for picture in pictures if picture.size])
-        text, context = pack(example.instruction, self.tokenizer, self.layout)
-        target = fit_image(example.target, self.layout.image_size)
-        context_text = context.text
-        return (
-            target, text.tokens, text.mask, context.images, context_text.tokens, context_text.mask, context.mask
-        )  # fmt: skip
+        return self._flatten(example.instruction, example.target)
 
-    def _guarded(self, function):
-        """Keeps the error of a function that TensorFlow calls: what TensorFlow makes of it is pages long."""
+    def _pack_nothing(self, *arguments) -> tuple:
+        return self._flatten(Instruction("nothing"), np.zeros((1, 1, 3), np.uint8))
+
+    def _flatten(self, instruction: Instruction, target: np.ndarray) -> tuple:
+        """Packed arrays in the order of _PACKED."""
+        text, context = pack(instruction, self.tokenizer, self.layout)
+        image = fit_image(target, self.layout.image_size)
+        words = context.text.tokens, context.text.mask
+        return image, text.tokens, text.mask, context.images, *words, context.mask
+
+    def _guarded(self, function: Callable, blank: Callable) -> Callable:
+        """Keeps an error for `_to_batches` and returns `blank` instead: TensorFlow would make pages of it."""
 
         def call(*arguments):
             try:
                 return function(*arguments)
             except ValueError as error:
-                self._failure = error
-                raise
+                self._failure = self._failure or error
+                return blank(*arguments)
 
         return call
 
     def _to_batches(self, elements: Iterator) -> Iterator[Batch]:
         try:
             for element in elements:
+                if self._failure:
+                    raise self._failure
                 index, task, image, tokens, mask, images, context_tokens, context_text_mask, filled = (
                     tensor.numpy() for tensor in element
                 )
                 context = Context(images, Text(context_tokens, context_text_mask), filled)
                 yield Batch(image, Text(tokens, mask), context, task.astype(np.int32), index)
         except tf.errors.OpError as error:
-            raise self._failure or RecordError(f"a record cannot be read: {error.message.splitlines()[0]}") from None
+            raise RecordError(f"a record cannot be read: {error.message.splitlines()[0]}") from None
 
 
 def _decode(file: tf.Tensor) -> tf.Tensor:

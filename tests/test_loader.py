@@ -1,0 +1,129 @@
+"""The loader: example i is a pure function of (seed, i); threads end, errors arrive."""
+
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipelines.instruction import Layout
+from data_pipelines.loader import PREFETCH, LoaderError, make_loader, prefetch
+from data_pipelines.tasks import TASKS
+from tests.small_corpus import LAYOUT, SIZE, make_memory_loader
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def rows(batch, part):
+    return jax.tree.map(lambda leaf: leaf[part], batch)
+
+
+def config(**changes):
+    data = dict(
+        loader="memory", corpus="fixture", records="", tokenizer="", mixture={"edge": 0.5, "text_to_image": 0.5}
+    )
+    return ConfigDict(data | changes)
+
+
+@pytest.fixture(scope="module")
+def loader():
+    return make_memory_loader(*TASKS)
+
+
+def test_example_i_is_the_same_from_any_start_and_batch_size(loader):
+    whole = loader.batch(100, 24)
+    assert_equal(rows(whole, slice(5, 9)), loader.batch(105, 4))
+    assert_equal(rows(whole, slice(8, 16)), next(loader.batches(108, 8)))
+    again = make_memory_loader(*TASKS)
+    again.example(3)  # what came before leaves no trace
+    assert_equal(whole, again.batch(100, 24))
+
+
+def test_resume_continues_at_the_next_example(loader):
+    straight = loader.batches(0, 6)
+    first = [next(straight) for _ in range(4)]
+    resumed = loader.batches(12, 6)
+    for batch in first[2:]:
+        assert_equal(batch, next(resumed))
+
+
+def test_seeds_and_positions_differ(loader):
+    other = make_memory_loader(*TASKS, seed=1)
+    assert (loader.batch(0, 8, "edge").image != other.batch(0, 8, "edge").image).any()
+    images = loader.batch(0, 40).image.reshape(40, -1)
+    assert len(np.unique(images, axis=0)) > 30
+
+
+def test_shapes_types_and_tasks(loader):
+    batch = loader.batch(7, 5)
+    assert batch.image.shape == (5, SIZE, SIZE, 3) and batch.image.dtype == np.uint8
+    assert batch.text.tokens.shape == (5, LAYOUT.text_length) and batch.text.tokens.dtype == np.int32
+    assert batch.context.images.shape == (5, 3, SIZE, SIZE, 3)
+    assert batch.task.dtype == np.int32 and batch.index.dtype == np.int64
+    assert batch.index.tolist() == [7, 8, 9, 10, 11]
+    assert [loader.tasks[t] for t in batch.task] == [loader.example(i).task for i in range(7, 12)]
+    one = loader.batch(7, 5, task="line")
+    assert {loader.tasks[t] for t in one.task} == {"line"} and one.context.mask[:, 0].all()
+
+
+def test_hosts_share_one_global_batch(loader):
+    parts = [next(make_memory_loader(*TASKS, process=(p, 2)).batches(8, 8)) for p in range(2)]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    assert_equal(whole, loader.batch(8, 8))
+    with pytest.raises(LoaderError, match=r"train.batch_size 7 does not divide by 2 hosts"):
+        make_memory_loader("edge", process=(0, 2)).batches(0, 7)
+
+
+def test_prefetch_stays_a_little_ahead_and_ends_with_its_reader():
+    made = []
+    items = prefetch(made.append(i) or i for i in range(1000))
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    time.sleep(0.2)
+    assert len(made) <= 3 + PREFETCH + 1
+    items.close()
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+    assert list(prefetch(iter("abc"))) == ["a", "b", "c"]
+
+
+def test_prefetch_raises_the_thread_s_error_in_its_place():
+    def broken():
+        yield 1
+        raise ValueError("no more")
+
+    items = prefetch(broken())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="no more"):
+        next(items)
+
+
+def test_the_fixture_serves_every_task_in_every_split():
+    ratios = {task: 1 / len(TASKS) for task in TASKS}
+    for split in ("train", "validation", "test"):
+        made = make_loader(config(mixture=ratios), Layout(8, 3, 64, 24), split, seed=0)
+        assert made.tasks == tuple(TASKS)
+        batch = made.batch(0, 64)
+        assert set(batch.task.tolist()) == set(range(len(TASKS)))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(loader="disk"), "data.loader 'disk' is none of memory, records"),
+        (dict(mixture={"edge": 0.7}), "data.mixture sums to 0.7"),
+        (dict(mixture={"edges": 1.0}), "data.mixture.edges: there is no such task"),
+        (dict(loader="records"), "data.records is empty"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(changes, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        make_loader(config(**changes), LAYOUT, "train", seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_seed_outside_its_range_is_refused():
+    with pytest.raises(LoaderError, match="seed -1"):
+        make_loader(config(), LAYOUT, "train", seed=-1)

@@ -1,0 +1,222 @@
+"""Tasks: true pairs, held-out things held out, aligned pictures moved together, words that fit."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.edits import find_edits
+from data_pipelines.examples import ExampleMaker, Scene, TaskError
+from data_pipelines.pairs import STYLES, TONE_EDITS, Pairs
+from data_pipelines.retrieval.neighbors import SHARES, Neighbors
+from data_pipelines.tasks import TASKS
+from tests.small_corpus import make_corpus, make_maker
+
+ALPHA = 8 * np.arange(16)[:, None] + 7 * np.arange(16)
+ALIGNED = ("line", "edit", "style_transfer")
+
+
+def rng(i):
+    return np.random.Generator(np.random.Philox(key=i))
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The numbers of the pictures that went into an example, in the order they were drawn."""
+    numbers = []
+    picture = Scene.picture
+    monkeypatch.setattr(Scene, "picture", lambda self, i: numbers.append(i) or picture(self, i))
+    return numbers
+
+
+def draw(maker: ExampleMaker, task: str, i: int, shown: list):
+    """(example, its target's picture, its references' pictures); the target is found by its row."""
+    shown.clear()
+    row = maker.tables[task].draw(rng(i).random())
+    target = row[1] if task in ALIGNED else row[0]
+    example = maker.make(task, rng(i))
+    references = list(shown)
+    references.remove(target)
+    pictures = maker.corpus.pictures
+    return example, pictures[target], [pictures[j] for j in references]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_examples_are_true_pairs_of_training_pictures(task, shown):
+    maker = make_maker(task)
+    relations = {
+        "line": lambda t, r: STYLES[r.style].drawing and STYLES[r.style].house == STYLES[t.style].house,
+        "subject": lambda t, r: r.hexcode == t.hexcode and STYLES[r.style].house != STYLES[t.style].house,
+        "style": lambda t, r: r.style == t.style and r.root != t.root,
+        "edit": lambda t, r: r.style == t.style and r.hexcode != t.hexcode,
+        "style_transfer": lambda t, r: (r.style == t.style) == (r.root != t.root),
+    }
+    for i in range(300):
+        example, target, references = draw(maker, task, i, shown)
+        assert all(p.split == "train" and p.style != "fxemoji" for p in (target, *references))
+        assert target not in references
+        assert len(example.instruction.references) <= maker.max_references
+        assert all(relations.get(task, lambda t, r: True)(target, r) for r in references)
+        if task == "style_transfer":
+            assert target.style != "emojione"
+            assert [r.style == target.style for r in references] in ([True, False], [False, True])
+
+
+@pytest.mark.parametrize("task", ALIGNED)
+def test_aligned_pictures_move_together(task):
+    # Pictures of one subject have one alpha and no green, so the green of both shows the same background through it.
+    maker = make_maker(task)
+    maker.tables[task].rows = [row for row in maker.tables[task].rows if _one_subject(maker, row)]
+    maker.tables[task]._ends = np.arange(1, len(maker.tables[task].rows) + 1)
+    for i in range(100):
+        example = maker.make(task, rng(i))
+        content = example.instruction.references[-1].image
+        np.testing.assert_array_equal(content[..., 1], example.target[..., 1])
+
+
+def _one_subject(maker, row):
+    """Edits join two subjects, which have two alphas: there the second is given the first one's."""
+    maker.corpus.images[row[1], ..., 3] = maker.corpus.images[row[0], ..., 3] = ALPHA
+    for i in row[:2]:
+        maker.white[i] = 255 - ALPHA[..., None]
+    return True
+
+
+def test_mask_is_the_alpha_of_the_target_after_its_move():
+    maker = make_maker("mask")
+    for i in range(200):
+        example = maker.make("mask", rng(i))
+        mask = example.instruction.references[0].image[..., 1].astype(float)
+        green = example.target[..., 1]
+        behind = max(green[mask == 0], default=255)
+        np.testing.assert_allclose(green, behind * (255 - mask) / 255, atol=3)
+
+
+def test_without_augmentation_pictures_lie_still_on_white():
+    maker = make_maker("text_to_image", augment=False)
+    for i in range(50):
+        row = maker.tables["text_to_image"].draw(rng(i).random())
+        np.testing.assert_array_equal(maker.make("text_to_image", rng(i)).target, maker.white[row[0]])
+
+
+def test_clocks_are_not_mirrored():
+    maker = make_maker("text_to_image")
+    pictures = maker.corpus.pictures
+    clocks = [i for i, p in enumerate(pictures) if p.subgroup == "time"]
+    apples = [i for i, p in enumerate(pictures) if p.subgroup == "food-fruit"]
+    assert not any(maker.scene(rng(i), clocks[0])._geometry.flip for i in range(50))
+    assert not any(maker.scene(rng(i), apples[0], clocks[0])._geometry.flip for i in range(50))
+    assert any(maker.scene(rng(i), apples[0])._geometry.flip for i in range(50))
+
+
+@pytest.mark.parametrize("task", ["style", "style_transfer"])
+def test_no_word_names_a_style_that_a_reference_shows(task):
+    maker = make_maker(task)
+    for i in range(200):
+        instruction = maker.make(task, rng(i)).instruction
+        words = " ".join([instruction.text, *(reference.text for reference in instruction.references)])
+        assert not any(style.phrase in words for style in STYLES.values())
+
+
+def test_subject_names_the_style_and_the_held_out_style_has_no_name():
+    maker = make_maker("subject")
+    for i in range(50):
+        assert any(style.phrase in maker.make("subject", rng(i)).instruction.text for style in STYLES.values())
+    held_out = make_maker("style", split="test")
+    targets = {held_out.corpus.pictures[i].style for (i,) in held_out.tables["style"].rows}
+    assert "fxemoji" in targets
+    assert all("paper" not in held_out.make("style", rng(i)).instruction.text for i in range(50))
+
+
+def test_edits_say_what_changes():
+    subjects = (
+        ("1f34e", "red apple", "food-fruit"),
+        ("1f34f", "green apple", "food-fruit"),
+        ("1f469-200d-1f33e", "woman farmer", "person-role"),
+        ("1f468-200d-1f33e", "man farmer", "person-role"),
+        ("1f468-200d-1f373", "man cook", "person-role"),
+        ("1f6b6", "person walking", "person-activity"),
+        ("1f6b6-200d-27a1", "person walking: facing right", "person-activity"),
+        ("1f468-200d-1f9b0", "man: red hair", "person"),
+        ("1f468-200d-1f9b2", "man: bald", "person"),
+        ("1f550", "one o'clock", "time"),
+        ("1f55c", "one-thirty", "time"),
+        ("1f408", "cat", "animal-mammal"),
+        ("1f408-200d-2b1b", "black cat", "animal-mammal"),
+        ("1f600", "grinning face", "face-smiling"),
+        ("1f642", "slightly smiling face", "face-smiling"),
+        ("1f44b-1f3fb", "waving hand: light skin tone", "hand-fingers-open"),
+        ("1f44b-1f3ff", "waving hand: dark skin tone", "hand-fingers-open"),
+    )
+    changes = {(edit.source, edit.target): edit.change for edit in find_edits(subjects)}
+    assert changes["1f34e", "1f34f"] == "change red to green"
+    assert changes["1f469-200d-1f33e", "1f468-200d-1f33e"] == "replace the woman by a man"
+    assert changes["1f468-200d-1f33e", "1f468-200d-1f373"] == "turn the farmer into a cook"
+    assert changes["1f6b6", "1f6b6-200d-27a1"] == "make it face right"
+    assert changes["1f6b6-200d-27a1", "1f6b6"] == "make it face left"
+    assert changes["1f468-200d-1f9b2", "1f468-200d-1f9b0"] == "give the person red hair"
+    assert changes["1f550", "1f55c"] == "set the clock to one-thirty"
+    assert changes["1f408", "1f408-200d-2b1b"] == "turn the cat into a black cat"
+    assert changes["1f600", "1f642"] == "change the expression to a slightly smiling face"
+    assert changes["1f44b-1f3fb", "1f44b-1f3ff"] == "change the skin from light to dark"
+    assert len(changes) == 18  # each of the nine both ways, and nothing else
+
+
+def test_tone_edits_are_capped():
+    table = Pairs(make_corpus().pictures).edits()
+    tones = sum("skin" in table.draw((i + 0.5) / 5000)[2] for i in range(5000)) / 5000
+    assert sum("skin" in row[2] for row in table.rows) > 0.5 * len(table.rows)
+    assert tones == pytest.approx(TONE_EDITS, abs=0.01)
+
+
+def test_neighbors_are_others_of_the_clusters_in_the_stated_shares():
+    corpus = make_corpus()
+    images = corpus.images[..., :3].copy()
+    images[1] = images[0]  # the same pixels under another number
+    neighbors = Neighbors(images, corpus.pictures)
+    for i in range(200):
+        found = neighbors.draw(0, 3, rng(i))
+        assert len(found) == len(set(found)) == 3 and not {0, 1} & set(found)
+    assert neighbors.exist(0)
+    target = 0
+    counts = dict.fromkeys(("root", "other"), 0)
+    for i in range(3000):
+        (found,) = neighbors.draw(target, 1, rng(i))
+        counts["root" if corpus.pictures[found].root == corpus.pictures[target].root else "other"] += 1
+    # Two of the three fruits share the root, and so do all apples; the two pictures above are never drawn.
+    own, others = 2 * DESIGNS - 2, DESIGNS
+    shares = dict(SHARES)
+    expected = (
+        shares["root"] + shares["keyword"] / 2 + (shares["subgroup"] + shares["keyword"] / 2) * own / (own + others)
+    )
+    assert counts["root"] / 3000 == pytest.approx(expected, abs=0.025)
+
+
+DESIGNS = sum(picture.name == "lemon" for picture in make_corpus().pictures)
+
+
+def test_long_texts_take_another_phrasing_then_fewer_references():
+    short = make_maker("neighbors", fits=lambda text: len(text) < 165)
+    assert all(len(short.make("neighbors", rng(i)).instruction.text) < 165 for i in range(50))
+    counts = {len(short.make("neighbors", rng(i)).instruction.references) for i in range(50)}
+    assert min(counts) < 3
+
+
+@pytest.mark.parametrize(
+    "task, changes, words",
+    [
+        ("depth", {}, "data.mixture.depth: there is no such task"),
+        ("style_transfer", {"max_references": 1}, "needs 2 references and data.max_references is 1"),
+        ("text_to_image", {"fits": lambda text: len(text) < 40}, "data.text_length is too short"),
+    ],
+)
+def test_impossible_tasks_are_one_clear_line(task, changes, words):
+    with pytest.raises(TaskError, match=words) as caught:
+        make_maker(task, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_without_pairs_names_the_corpus_and_the_mend():
+    corpus = make_corpus()
+    few = type(corpus)(corpus.images[:1], corpus.pictures[:1], {})
+    for task in ("line", "subject", "style", "style_transfer", "edit", "neighbors"):
+        with pytest.raises(TaskError, match=f"data.mixture.{task}: the test corpus has no pair.*prepare emoji"):
+            make_maker(task, corpus=few)
