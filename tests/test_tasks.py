@@ -6,7 +6,7 @@ import pytest
 from data_pipelines.edits import find_edits
 from data_pipelines.examples import ExampleMaker, Scene, TaskError
 from data_pipelines.pairs import STYLES, TONE_EDITS, Pairs
-from data_pipelines.retrieval.neighbors import SHARES, Neighbors
+from data_pipelines.retrieval.neighbors import Neighbors
 from data_pipelines.tasks import TASKS
 from tests.small_corpus import make_corpus, make_maker
 
