@@ -176,18 +176,12 @@ def test_neighbors_are_others_of_the_clusters_in_the_stated_shares():
         found = neighbors.draw(0, 3, rng(i))
         assert len(found) == len(set(found)) == 3 and not {0, 1} & set(found)
     assert neighbors.exist(0)
-    target = 0
-    counts = dict.fromkeys(("root", "other"), 0)
-    for i in range(3000):
-        (found,) = neighbors.draw(target, 1, rng(i))
-        counts["root" if corpus.pictures[found].root == corpus.pictures[target].root else "other"] += 1
+    drawn = [corpus.pictures[neighbors.draw(0, 1, rng(i))[0]] for i in range(3000)]
     # Two of the three fruits share the root, and so do all apples; the two pictures above are never drawn.
     own, others = 2 * DESIGNS - 2, DESIGNS
-    shares = dict(SHARES)
-    expected = (
-        shares["root"] + shares["keyword"] / 2 + (shares["subgroup"] + shares["keyword"] / 2) * own / (own + others)
-    )
-    assert counts["root"] / 3000 == pytest.approx(expected, abs=0.025)
+    by_root = 0.3 + 0.2 / 2  # subgroup 0.5, root 0.3, keyword 0.2, of which half say "apple"
+    expected = by_root + (1 - by_root) * own / (own + others)
+    assert np.mean([p.root == corpus.pictures[0].root for p in drawn]) == pytest.approx(expected, abs=0.025)
 
 
 DESIGNS = sum(picture.name == "lemon" for picture in make_corpus().pictures)
