@@ -5,15 +5,20 @@ every example is given the references of another one; the ratio of the two losse
 """
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.instruction import to_json
 from imagen_jax import cascade, diffusion, grid, samplers
 from imagen_jax import model as model_lib
+from imagen_jax.model import Model
 from imagen_jax.runs import Run, make_schedule
+from imagen_jax.schedules import Schedule
 from imagen_jax.types import Array, Batch
+from imagen_jax.workdir import write_json
 
 BATCHES, BATCH_SIZE = 4, 32  # held-out examples of the report, a task
 
@@ -23,7 +28,7 @@ def shuffle_references(batch: Batch) -> Batch:
     return batch.replace(context=jax.tree.map(lambda x: np.roll(x, 1, axis=0), batch.context))
 
 
-def noisy_half_losses(model, schedule, params: dict, batch: Batch, key: Array) -> Array:
+def noisy_half_losses(model: Model, schedule: Schedule, params: dict, batch: Batch, key: Array) -> Array:
     """Loss [B] at log-SNRs spread evenly in time over the noisier half (logsnr < 0); no condition is dropped."""
     x0 = model_lib.to_float(batch.image)
     size = x0.shape[0]
@@ -42,7 +47,7 @@ def reference_report(run: Run, loader) -> dict:
       {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
       "tasks": {task: the same two}}.
     """
-    loss = jax.jit(functools.partial(noisy_half_losses, run.model, make_schedule(run.config)))
+    loss = _compile(run.model, make_schedule(run.config))
     tasks = {}
     for task in loader.tasks:
         true, shuffled = [], []
@@ -56,6 +61,11 @@ def reference_report(run: Run, loader) -> dict:
             tasks[task] = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
     names = ("loss_true", "loss_shuffled")
     return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
+
+
+@functools.cache
+def _compile(model: Model, schedule: Schedule):
+    return jax.jit(functools.partial(noisy_half_losses, model, schedule))
 
 
 def told(report: dict) -> str:
@@ -76,17 +86,12 @@ def told(report: dict) -> str:
 
 def sample_rows(run: Run, loader) -> list[grid.Row]:
     """One sampled instruction a task, with its references and its real target."""
-    rows = []
-    for index, task in enumerate(loader.tasks):  # another example each: equal ones would show one subject all over
-        batch = loader.batch(index, 1, task)
-        keys = samplers.sample_keys(jax.random.key(0), jnp.asarray(batch.index))
-        for picture in np.asarray(_sample(run, batch, keys)):
-            example = loader.example(index, task)
-            inputs = [(r.text, r.image) for r in example.instruction.references]
-            if run.model.lowres_size:
-                inputs = [("low resolution", _shrink(example.target, run.model.lowres_size))]
-            rows.append(grid.Row(task, example.instruction.text, inputs, grid.to_uint8(picture), example.target))
-    return rows
+    # Another index for each task: with one index they would all show the same subject.
+    parts = [loader.batch(index, 1, task) for index, task in enumerate(loader.tasks)]
+    batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    keys = samplers.sample_keys(jax.random.key(0), jnp.asarray(batch.index, jnp.int32))
+    pictures = grid.to_uint8(_sample(run, batch, keys))
+    return [_row(run, loader.example(index, task), pictures[index]) for index, task in enumerate(loader.tasks)]
 
 
 def _sample(run: Run, batch: Batch, keys: Array) -> Array:
@@ -96,5 +101,21 @@ def _sample(run: Run, batch: Batch, keys: Array) -> Array:
     return cascade.enlarge(run, run.config.sample, batch.text, lowres, keys)
 
 
-def _shrink(image: np.ndarray, size: int) -> np.ndarray:
-    return grid.to_uint8(np.asarray(model_lib.shrink(model_lib.to_float(jnp.asarray(image[None])), size)[0]))
+def _row(run: Run, example, picture: np.ndarray) -> grid.Row:
+    inputs = [(reference.text, reference.image) for reference in example.instruction.references]
+    if run.model.lowres_size:
+        target = model_lib.to_float(jnp.asarray(example.target[None]))
+        inputs = [("low resolution", grid.to_uint8(model_lib.shrink(target, run.model.lowres_size))[0])]
+    return grid.Row(example.task, example.instruction.text, inputs, picture, example.target)
+
+
+def write_instructions(loader, folder: Path) -> list[Path]:
+    """One held-out instruction a task as files for --mode=sample: TASK.json with its pictures beside it."""
+    paths = []
+    for index, task in enumerate(loader.tasks):
+        instruction = loader.example(index, task).instruction
+        names = [f"{task}_{i + 1}.png" for i in range(len(instruction.references))]
+        for name, reference in zip(names, instruction.references, strict=True):
+            grid.save_png(reference.image, folder / name)
+        paths.append(write_json(folder / f"{task}.json", to_json(instruction, names)))
+    return paths

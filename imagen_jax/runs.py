@@ -67,29 +67,33 @@ def init_params(config: ConfigDict, model: Model, mesh: Mesh) -> dict:
     return jax.jit(fresh, out_shardings=placed)(key)
 
 
-def take_over(config: ConfigDict, params: dict, workdir: Path, mesh: Mesh) -> tuple[dict, str]:
-    """Put the weights of the run before (init_from, its init_parts) into `params`.
+def init_source(config: ConfigDict, workdir: Path) -> Path | None:
+    """The workdir that init_from means, None for a start from scratch.
+
+    Raises:
+      RunError: it is named and holds no checkpoint.
+    """
+    if config.init_from == "auto":
+        source = workdir.parent / config.follows
+        return source if has_run(source) else None
+    if config.init_from and not has_run(config.init_from):
+        raise RunError(
+            f"config.init_from: no checkpoint in {config.init_from}; train that run first, or set --config.init_from=''"
+        )
+    return Path(config.init_from) if config.init_from else None
+
+
+def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh) -> tuple[dict, str]:
+    """Put the weights of the run in `source` (the parts that init_parts names) into `params`.
 
     Returns the parameters and what to tell: which leaves were loaded, which are new, which unused.
     """
-    source = _init_source(config, workdir)
     if source is None:
-        return params, "init_from: nothing, a start from scratch"
-    if not has_run(source):
-        if config.init_from != "auto":
-            raise RunError(
-                f"config.init_from: no checkpoint in {source}; train that run first, or --config.init_from=''"
-            )
-        return params, f"init_from: auto, but {source} holds no checkpoint: a start from scratch"
+        looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
+        return params, f"init_from: {config.init_from or 'nothing'}{looked}, a start from scratch"
     before, _ = _restore_ema(source, mesh, config.sharding)
     params, report = pretrained.warm_start(params, {part: before[part] for part in config.init_parts if part in before})
     return params, f"init_from: {source}, its {' and '.join(config.init_parts)}\n{report.summary()}"
-
-
-def _init_source(config: ConfigDict, workdir: Path) -> Path | None:
-    if config.init_from == "auto":
-        return workdir.parent / config.follows
-    return Path(config.init_from) if config.init_from else None
 
 
 def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:

@@ -51,12 +51,12 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     Raises:
       TrainError, RunError, CheckpointError, PartitionError: one line, with the mend.
     """
-    check(config)
+    check(config, workdir)
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     frozen = runs.load_frozen(config, mesh)
+    tx = make_optimizer(config.optim)
     every, keep = config.train.checkpoint_every, config.train.keep_checkpoints
     checkpointer = Checkpointer(runs.checkpoint_dir(workdir), keep=keep, save_every=every)
-    tx = make_optimizer(config.optim)
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
     try:
         state = loop(trainer, start(trainer))
@@ -65,8 +65,10 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     return finish(trainer, state)
 
 
-def check(config: ConfigDict) -> None:
-    """Raises TrainError for settings that would fail, or mislead, only later."""
+def check(config: ConfigDict, workdir: Path) -> None:
+    """Raises TrainError or RunError for settings that would fail, or mislead, only later: nothing is written yet."""
+    if not runs.has_run(workdir):
+        runs.init_source(config, workdir)
     saved, logged = config.train.checkpoint_every, config.train.log_every
     if saved % logged:
         raise TrainError(
@@ -83,7 +85,8 @@ def start(trainer: Trainer) -> TrainState:
     abstract = jax.eval_shape(init, params)
     placed = partition.shardings(abstract, mesh, config.sharding)
     if trainer.checkpointer.latest_step() is None:
-        params, told = runs.take_over(config, params, trainer.workdir, mesh)
+        source = runs.init_source(config, trainer.workdir)
+        params, told = runs.take_over(config, params, source, mesh)
         logging.info("%s", told)
         write_json(trainer.workdir / "config.json", config_json(config))
         return jax.jit(init, out_shardings=placed)(params)
@@ -166,6 +169,7 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     report = {"step": int(state.step)} | evaluate.reference_report(run, trainer.held_out)
     report["samples"] = str(picture)
     print(evaluate.told(report))
+    evaluate.write_instructions(trainer.held_out, trainer.workdir / "instructions")
     print(f"report:  {write_json(trainer.workdir / 'report.json', report)}\npicture: {picture}")
     return report
 

@@ -4,11 +4,10 @@ One class serves the base model and super-resolution. The down half, with the sa
 picture together with its own text; its last feature map, flattened, is what the context attention reads.
 
 Our reading of Table 5, which leaves the block's inside open and fits all three published sizes (tests/test_unet.py):
-DBlock-k opens with a strided convolution to its channel count, the first one on the picture itself; UBlock-k ends with
-a convolution to the next level's count and then up-samples; each of their blocks is one residual block of that channel
-count with a 1x1 shortcut, then text attention, then context attention; a UBlock reads the output of its mirror DBlock
-by concatenation, scaled by 1/sqrt(2); text is projected once to heads * head_dim before the attention layers; there is no
-self-attention.
+DBlock-k opens with a strided convolution to its channel count, the first one on the picture itself. UBlock-k ends with
+a convolution to the next level's count and then up-samples. Each of their blocks is one residual block of that channel
+count with a 1x1 shortcut, then text attention, then context attention. A UBlock reads the output of its mirror DBlock
+by concatenation, scaled by 1/sqrt(2). Text is projected once to heads * head_dim. There is no self-attention.
 """
 
 import dataclasses

@@ -1,0 +1,87 @@
+"""The house stands: a module imports only from below, and each heavy library has one door (DESIGN of the project)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Ground floor first; a module may import those before it.
+FLOORS = [
+    "types",
+    *("schedules", "diffusion", "guidance", "samplers"),
+    *("nn.layers", "nn.attention", "nn.unet", "nn.t5"),
+    *("workdir", "model", "partition", "optim", "checkpoint", "metrics", "pretrained"),
+    *("train_step", "runs"),
+    *("grid", "cascade", "evaluate", "plan", "sample", "train"),
+    "main",
+]
+# library -> the only modules of the project that may import it
+DOORS = {
+    "tensorflow": {"data_pipelines.streaming"},
+    "orbax": {"imagen_jax.checkpoint"},
+    "array_record": {"data_pipelines.records"},
+    "sentencepiece": {"data_pipelines.text"},
+}
+
+
+def modules(package: str):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name != "__init__.py":
+            yield name, ast.parse(path.read_text())
+
+
+def imports(tree: ast.AST):
+    """Dotted names that a module imports, `from a import b` as a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def names_module(dotted: str, module: str) -> bool:
+    return dotted == module or dotted.startswith(module + ".")
+
+
+ALL = [*modules("imagen_jax"), *modules("data_pipelines")]
+
+
+def test_every_module_has_a_floor():
+    assert {name.removeprefix("imagen_jax.") for name, _ in modules("imagen_jax")} == set(FLOORS)
+
+
+@pytest.mark.parametrize(("name", "tree"), [*modules("imagen_jax")], ids=[name for name, _ in modules("imagen_jax")])
+def test_imports_only_from_below(name, tree):
+    floor = FLOORS.index(name.removeprefix("imagen_jax."))
+    above = [f"imagen_jax.{module}" for module in FLOORS[floor:]]
+    assert not [dotted for dotted in imports(tree) if any(names_module(dotted, module) for module in above)]
+
+
+def test_data_pipelines_know_only_the_types_of_the_model():
+    for name, tree in modules("data_pipelines"):
+        used = [dotted for dotted in imports(tree) if dotted.startswith("imagen_jax")]
+        assert all(names_module(dotted, "imagen_jax.types") for dotted in used), (name, used)
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_one_door(library):
+    users = {name for name, tree in ALL if any(names_module(dotted, library) for dotted in imports(tree))}
+    assert users == DOORS[library]
+
+
+def test_partition_specs_are_written_in_one_place():
+    users = {name for name, tree in ALL if any(dotted.endswith(".PartitionSpec") for dotted in imports(tree))}
+    assert users == {"imagen_jax.partition"}
+
+
+def test_a_stage_is_a_config_and_not_code():
+    for path in (ROOT / "imagen_jax").rglob("*.py"):
+        if path.name != "main.py":  # its help names the experiment files
+            assert "stage1" not in path.read_text() and "stage2" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("package", ["imagen_jax", "data_pipelines", "experiments"])
+def test_files_stay_readable(package):
+    assert not [path for path in (ROOT / package).rglob("*.py") if len(path.read_text().splitlines()) > 330]

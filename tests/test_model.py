@@ -1,0 +1,109 @@
+"""The encode / denoise contract, condition dropout, and sampling with the real network."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import common
+from imagen_jax import cascade, guidance, samplers
+from imagen_jax import model as model_lib
+from imagen_jax.runs import Run
+from imagen_jax.schedules import Schedule
+from tests import tiny
+
+
+def sampling(**changes) -> ConfigDict:
+    config = tiny.config().sample
+    config.update(steps=3, **changes)
+    return config
+
+
+def base_run() -> Run:
+    return Run(tiny.config(), *tiny.model_and_params())
+
+
+def test_encoding_once_equals_encoding_at_every_step_bit_for_bit():
+    net, params = tiny.model_and_params()
+    batch, schedule = tiny.batch(), Schedule()
+    keys = samplers.sample_keys(jax.random.key(0), jnp.arange(2))
+    denoise = model_lib.denoiser(net, params)
+
+    def encode_again(z, logsnr, cond):
+        return denoise(z, logsnr, model_lib.encode(net, params, batch.text, batch.context))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(denoiser, cond):
+        return samplers.sample(guidance.unguided(denoiser), keys, cond, (8, 8, 3), schedule, steps=3)
+
+    cond = jax.jit(functools.partial(model_lib.encode, net))(params, batch.text, batch.context)
+    np.testing.assert_array_equal(run(denoise, cond), run(encode_again, cond))
+
+
+def test_a_sample_does_not_depend_on_batch_size_or_device_count():
+    run, batch = base_run(), tiny.batch(size=8)
+    keys = samplers.sample_keys(jax.random.key(0), jnp.arange(8))
+    all_eight = cascade.sample_base(run, sampling(), batch.text, batch.context, keys)
+    one = jax.tree.map(lambda x: x[5:6], (batch.text, batch.context, keys))
+    np.testing.assert_allclose(cascade.sample_base(run, sampling(), *one)[0], all_eight[5], atol=2e-4)
+
+    from imagen_jax import partition
+
+    mesh = partition.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    split = jax.device_put((batch.text, batch.context, keys), partition.batch_sharding(mesh))
+    spread = cascade.sample_base(run, sampling(), *split)
+    assert len(spread.sharding.device_set) == 8
+    np.testing.assert_allclose(spread, all_eight, atol=2e-4)
+
+
+def test_the_cascade_hands_its_picture_on():
+    net, params = tiny.model_and_params(image_size=16, lowres_size=8, context_levels=())
+    config = tiny.config(image_size=16, lowres_size=8, context_levels=())
+    sample = sampling()
+    sample.super_res.steps = 2
+    batch = tiny.batch()
+    keys = samplers.sample_keys(jax.random.key(0), jnp.arange(2))
+    pictures = cascade.generate(base_run(), Run(config, net, params), sample, batch.text, batch.context, keys)
+    assert pictures["base"].shape == (2, 8, 8, 3) and pictures["super_res"].shape == (2, 16, 16, 3)
+    other = cascade.enlarge(Run(config, net, params), sample, batch.text, -pictures["base"], keys)
+    assert float(jnp.abs(other - pictures["super_res"]).max()) > 0.01
+
+
+def test_a_cascade_that_does_not_fit_is_refused():
+    import pytest
+
+    config = tiny.config(image_size=64, lowres_size=32)
+    with pytest.raises(cascade.CascadeError, match=r"enlarges 32 px .* makes 8 px"):
+        cascade.check_fit(base_run(), Run(config, None, None))
+
+
+def test_condition_dropout_has_the_papers_rates():
+    count = 20_000
+    cond = model_lib.Cond(
+        text=None,
+        text_mask=jnp.ones((count, 3), bool),
+        context_mask=jnp.ones((count, 2), bool),
+    )
+    dropped = model_lib.drop_conditions(jax.random.key(0), cond, drop_all=0.1, drop_context=0.1)
+    no_text, no_context = ~dropped.text_mask.any(-1), ~dropped.context_mask.any(-1)
+    assert abs(float(no_text.mean()) - 0.1) < 0.01
+    assert abs(float(no_context.mean()) - 0.19) < 0.01  # 1 - 0.9 * 0.9
+    assert not bool((no_text & ~no_context).any())
+
+
+def test_paper_configs_follow_the_paper():
+    from experiments import stage1, stage2
+
+    for experiment, steps in ((stage1, 500_000), (stage2, 400_000)):
+        config = experiment.get_config("paper")
+        assert (config.train.steps, config.train.batch_size, config.optim.ema_decay) == (steps, 512, 0.9999)
+        assert (config.optim.name, config.optim.learning_rate, config.optim.warmup_steps) == ("adafactor", 1e-4, 10_000)
+        assert (config.sample.steps, config.sample.guidance, config.sample.guidance_weight) == (
+            256,
+            "oscillating",
+            25.0,
+        )
+    assert abs(sum(common_ratio for common_ratio in stage2.PAPER_MIXTURE.values()) - 1) < 1e-9
+    assert set(common.SCALE) == set(common.BASE) == set(common.SUPER_RES) == set(common.TEXT_ENCODERS)

@@ -1,0 +1,136 @@
+"""The training step: what is trained, on what noise, and the same on every mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax import model as model_lib
+from imagen_jax import partition, runs
+from imagen_jax.optim import make_optimizer
+from imagen_jax.train_step import Objective, add_lowres, init_state, losses, random_crops, train_step
+from tests import tiny
+
+
+def objective(config, crop_size: int = 0) -> Objective:
+    return Objective(runs.make_schedule(config), config.diffusion.drop_all, config.diffusion.drop_context, crop_size)
+
+
+def step_function(config, net):
+    tx = make_optimizer(config.optim)
+    return tx, jax.jit(functools.partial(train_step, net, objective(config), tx, 0.9, 0))
+
+
+def test_a_frozen_text_encoder_stays_outside_the_state():
+    config, batch = tiny.config(), tiny.batch()
+    net, params = tiny.model_and_params()
+    tx, step = step_function(config, net)
+    frozen = {"text_encoder": params["text_encoder"]}
+    state, _ = step(init_state({"unet": params["unet"]}, tx), frozen, batch)
+    assert set(state.params) == set(state.ema) == {"unet"}
+    together, _ = step(init_state(params, tx), {}, batch)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), together.params["text_encoder"], params["text_encoder"])
+    assert any(jax.tree.leaves(moved)), "unfrozen, the text encoder is trained"
+
+
+def test_each_step_has_its_own_noise_and_the_same_step_the_same():
+    config, batch = tiny.config(), tiny.batch()
+    net, params = tiny.model_and_params()
+    tx, step = step_function(config, net)
+    state = init_state(params, tx)
+    (_, first), (_, again) = step(state, {}, batch), step(state, {}, batch)
+    _, later = step(state.replace(step=jnp.int32(7)), {}, batch)
+    np.testing.assert_array_equal(first["loss"], again["loss"])
+    assert float(jnp.abs(first["logsnr"] - later["logsnr"]).min()) > 0
+
+
+def test_training_on_one_batch_lowers_its_loss_and_follows_with_the_ema():
+    config = tiny.config()
+    config.optim.update(learning_rate=3e-3, warmup_steps=1)
+    net = model_lib.make_model(config)
+    tx, step = step_function(config, net)
+    state, batch = init_state(tiny.init(net), tx), tiny.batch(size=8)
+    history = []
+    for _ in range(60):
+        state, values = step(state, {}, batch)
+        history.append(float(values["loss"].mean()))
+    assert np.mean(history[-10:]) < 0.8 * np.mean(history[:10])
+    distance = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, state.ema)
+    assert 0 < max(jax.tree.leaves(distance)) < 0.5
+
+
+MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+
+
+def test_one_loss_on_five_mesh_shapes():
+    config, batch = tiny.config(), tiny.batch(size=8)
+    net, params = tiny.model_and_params()
+    tx, step = step_function(config, net)
+    means = []
+    for sizes in MESHES:
+        devices = jax.devices()[: int(np.prod(sizes))]
+        mesh = partition.make_mesh(dict(zip(partition.AXES, sizes, strict=True)), devices)
+        state = init_state(params, tx)
+        state = jax.device_put(state, partition.shardings(state, mesh, config.sharding))
+        spread = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state))
+        assert spread == len(devices)
+        placed = partition.shard_batch(batch, mesh)
+        losses = []
+        for _ in range(3):
+            state, values = step(state, {}, placed)
+            losses.append(float(values["loss"].mean()))
+        means.append(losses)
+    np.testing.assert_allclose(means, np.broadcast_to(means[0], np.shape(means)), rtol=2e-5)
+
+
+def test_every_large_leaf_of_the_paper_model_is_sharded():
+    from experiments import stage2
+
+    config = stage2.get_config("paper")
+    net, tx = model_lib.make_model(config), make_optimizer(config.optim)
+
+    def whole(key):
+        params = model_lib.init(net, key)
+        return init_state({"unet": params["unet"]}, tx), params["text_encoder"]
+
+    abstract = jax.eval_shape(whole, jax.random.key(0))
+    mesh = partition.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
+    placed = partition.shardings(abstract, mesh, config.sharding)
+    for leaf, sharding in zip(jax.tree.leaves(abstract), jax.tree.leaves(placed), strict=True):
+        if leaf.size * leaf.dtype.itemsize > 2**20:
+            assert np.prod(sharding.shard_shape(leaf.shape)) == leaf.size / 8, (leaf, sharding)
+
+
+@pytest.fixture
+def super_res():
+    return tiny.model_and_params(image_size=16, lowres_size=8, context_levels=())
+
+
+def test_super_resolution_crops_both_pictures_alike(super_res):
+    rows, columns = jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0), indexing="ij")
+    lowres = jnp.stack([rows, columns, rows], -1)[None].repeat(4, 0)
+    x0 = lowres.repeat(2, 1).repeat(2, 2)
+    big, small = random_crops(jax.random.key(0), x0, lowres, 8)
+    assert big.shape == (4, 8, 8, 3) and small.shape == (4, 4, 4, 3)
+    np.testing.assert_array_equal(big[:, ::2, ::2], small)
+    assert len({tuple(corner) for corner in np.asarray(small[:, 0, 0, :2]).tolist()}) > 1
+
+
+def test_super_resolution_trains_on_augmented_pictures(super_res):
+    net, params = super_res
+    config, batch = tiny.config(), tiny.batch(size=64, side=16)
+    x0 = model_lib.to_float(jnp.asarray(batch.image))
+    empty = model_lib.Cond(text=None, text_mask=jnp.ones((64, 1), bool))
+    same, cond = add_lowres(net, objective(config), jax.random.key(0), x0, empty)
+    np.testing.assert_array_equal(same, x0)
+    assert cond.lowres.shape == (64, 8, 8, 3)
+    schedule = runs.make_schedule(config)
+    level = schedule.t(cond.lowres_logsnr)
+    assert float(level.min()) < 0.1 and float(level.max()) > 0.9  # uniform in [0, 1]
+    cleanest = int(cond.lowres_logsnr.argmax())
+    clean = model_lib.shrink(x0, 8)
+    assert float(jnp.abs(cond.lowres - clean)[cleanest].mean()) < float(jnp.abs(cond.lowres - clean).mean()) / 3
+    value, _ = jax.jit(functools.partial(losses, net, objective(config, crop_size=8)))(params, batch, jax.random.key(0))
+    assert value.shape == (64,) and bool(jnp.isfinite(value).all())
