@@ -18,7 +18,7 @@ PAPER_MIXTURE = dict(
     text_to_image=0.20, line=0.02, edge=0.06, depth=0.06, mask=0.06, subject=0.30, face=0.10, style=0.10,
     style_transfer=0.10
 )  # fmt: skip
-STEPS = {"tiny": 800, "small": 6_000, "paper": 400_000}  # [P] the last
+STEPS = {"tiny": 650, "small": 6_000, "paper": 400_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):
@@ -28,5 +28,5 @@ def get_config(size: str = "tiny"):
     config.train.steps = STEPS[size]
     if size == "tiny":  # it often runs alone, and a model trained from scratch wants an ordinary start (WORKSPACE.md)
         config.model.context_zero_start = False
-        config.train.update(checkpoint_every=200, sample_every=400)
+        config.train.update(checkpoint_every=100, sample_every=300)
     return config

@@ -4,6 +4,7 @@ Keys and values are computed apart from the queries: the tokens do not change du
 once for all denoising steps. Each layer owns one learned null key and value: "no token at all" is a valid input.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -19,13 +20,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 
 
 def sine_code(height: int, width: int, features: int) -> jax.Array:
-    """Fixed 2-D code [height * width, features] of the relative coordinates, so that grids of any size align."""
-    frequencies = jnp.pi * jnp.exp(jnp.linspace(0.0, jnp.log(32.0), features // 4))
+    """Fixed 2-D code [height * width, features] of the relative coordinates, so that grids of any size align.
+
+    Its amplitude of 2, against features of unit variance, lets equal places find each other from the start.
+    """
+    frequencies = jnp.pi * jnp.exp(jnp.linspace(0.0, jnp.log(16.0), features // 4))
     y = (jnp.arange(height) + 0.5)[:, None] / height * frequencies  # [H, F]
     x = (jnp.arange(width) + 0.5)[:, None] / width * frequencies  # [W, F]
     y, x = (jnp.concatenate([jnp.sin(a), jnp.cos(a)], axis=-1) for a in (y, x))
     y, x = jnp.repeat(y, width, axis=0), jnp.tile(x, (height, 1))
-    return jnp.concatenate([y, x], axis=-1)
+    return 2.0 * jnp.concatenate([y, x], axis=-1)
 
 
 class CrossAttention(nn.Module):
@@ -41,10 +45,17 @@ class CrossAttention(nn.Module):
     def setup(self):
         inner = self.heads * self.head_dim
         self.norm = nn.LayerNorm(dtype=self.dtype)
-        self.query, self.key, self.value = (nn.Dense(inner, use_bias=False, dtype=self.dtype) for _ in range(3))
+        dense = functools.partial(nn.Dense, inner, use_bias=False, dtype=self.dtype)
+        aligned = self._equal_start() if self.positions else nn.initializers.lecun_normal()
+        self.query, self.key, self.value = dense(kernel_init=aligned), dense(kernel_init=aligned), dense()
         out_init = nn.initializers.zeros if self.zero_start else nn.initializers.lecun_normal()
         self.out = nn.Dense(self.channels, use_bias=False, kernel_init=out_init, dtype=self.dtype)
         self.null = self.param("null", nn.initializers.normal(1.0), (2, self.heads, self.head_dim))
+
+    def _equal_start(self):
+        """Queries and keys start as one projection: with the position code, each place looks at its own place."""
+        shared = self.make_rng("params") if self.is_initializing() else None
+        return lambda key, *args: nn.initializers.lecun_normal()(key if shared is None else shared, *args)
 
     def keys_values(self, tokens: jax.Array, positions: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """tokens [B, S, D] -> keys and values [B, 1 + S, heads, head_dim], the null pair first.

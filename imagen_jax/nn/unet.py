@@ -21,6 +21,11 @@ from imagen_jax.nn.attention import AttentionPool, CrossAttention, sine_code
 from imagen_jax.nn.layers import GroupNorm, ResidualBlock, conv3x3, depth_to_space, logsnr_embedding, upsample
 from imagen_jax.types import Cond
 
+# What comes up from a lower level enters at a tenth of its size. It carries the text and grows fast in the first steps;
+# at full size the normalisation then drowns the picture's own detail, and training from scratch stands still for
+# hundreds of steps (WORKSPACE.md has the figures).
+LOWER_LEVEL_GAIN = 0.2
+
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
@@ -91,6 +96,7 @@ class UNet(nn.Module):
         self.up = [blocks(level) for level in reversed(levels)]
         self.upsample = [conv3x3(width, c.dtype) for width in c.channels[-2::-1]]
         self.out_norm = GroupNorm(c.dtype)
+        self.out_film = nn.Dense(2 * c.channels[0], dtype=c.dtype)
         self.out = conv3x3(4 * 3, "float32", kernel_init=nn.initializers.zeros)
         self.time_in, self.time_out = (nn.Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
         self.text_norm = nn.LayerNorm(dtype=c.dtype)
@@ -185,8 +191,8 @@ class UNet(nn.Module):
                 h = block(h, emb, cond.text[layer], cond.text_mask, _at(cond.context, layer), context_mask)
                 layer += 1
             if index < len(self.upsample):
-                h = upsample(self.upsample[index](h))
-        return depth_to_space(self.out(nn.swish(self.out_norm(h)).astype(jnp.float32)))
+                h = LOWER_LEVEL_GAIN * upsample(self.upsample[index](h))
+        return depth_to_space(self.out(nn.swish(self.out_norm(h, self.out_film(nn.swish(emb)))).astype(jnp.float32)))
 
 
 def _at(layers: Sequence | None, index: int):
