@@ -18,7 +18,7 @@ setup(
         "jaxtyping>=0.3,<0.4",
         "ml_collections>=1.1,<2",
         "numpy>=2.0,<3",
-        "optax>=0.2.5,<0.3",
+        "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
         "safetensors>=0.5,<0.9",

@@ -63,6 +63,12 @@ class Layout:
     reference_text_length: int  # Lr
 
 
+def layout_of(config) -> Layout:
+    """The Layout of a whole experiment config: its model's picture size and its data's lengths."""
+    data = config.data
+    return Layout(config.model.image_size, data.max_references, data.text_length, data.reference_text_length)
+
+
 def check(instruction: Instruction) -> None:
     """Raises InstructionError unless every marker is well formed and the text and the references name the same ones."""
     with _at(instruction.source):

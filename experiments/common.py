@@ -51,7 +51,7 @@ SCALE = {
     "tiny": dict(  # two CPU cores and the bundled pictures
         optim=dict(learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
         train=dict(batch_size=32, log_every=20),
-        sample=dict(steps=64, guidance="constant", guidance_weight=3.0),
+        sample=dict(steps=64, guidance="constant", guidance_weight=2.0),
     ),
     "small": dict(  # one accelerator and the full emoji corpus
         data=dict(corpus="data/emoji"),

@@ -67,10 +67,11 @@ def _compiled(run: Run, sample: ConfigDict):
 
 @functools.cache
 def _compile(model: Model, schedule: Schedule, sample: FrozenConfigDict):
-    return jax.jit(functools.partial(_sample, model, schedule, sample))
+    return jax.jit(functools.partial(sample_once, model, schedule, sample))
 
 
-def _sample(model, schedule, sample, params, text, context, keys, lowres):
+def sample_once(model, schedule, sample, params, text, context, keys, lowres):
+    """Encode, then denoise in one scan: the body that `generate` compiles for either model."""
     cond = model_lib.encode(model, params, text, context)
     if lowres is not None:
         noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)

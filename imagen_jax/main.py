@@ -54,14 +54,12 @@ def _check_flags(argv: Sequence[str]) -> ConfigDict:
 
 
 def _train(config: ConfigDict, workdir: Path) -> None:
-    from data_pipelines.instruction import Layout
+    from data_pipelines.instruction import layout_of
     from data_pipelines.loader import make_loader
     from imagen_jax.train import train
 
-    data = config.data
-    layout = Layout(config.model.image_size, data.max_references, data.text_length, data.reference_text_length)
-    loader = make_loader(data, layout, "train", config.seed)
-    train(config, workdir, loader, held_out=make_loader(data, layout, "test", config.seed))
+    loader, held_out = (make_loader(config.data, layout_of(config), split, config.seed) for split in ("train", "test"))
+    train(config, workdir, loader, held_out)
 
 
 def _sample(config: ConfigDict, workdir: Path) -> None:

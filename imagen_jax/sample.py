@@ -9,7 +9,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.instruction import Instruction, Layout, load_instruction, pack
+from data_pipelines.instruction import Instruction, layout_of, load_instruction, pack
 from data_pipelines.text import load_tokenizer
 from imagen_jax import cascade, grid, partition, runs, samplers
 from imagen_jax.runs import Run, RunError
@@ -27,8 +27,8 @@ def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int)
     instruction = load_instruction(instruction_file)  # first: the cheapest thing that can be wrong
     mesh = partition.make_mesh(config.mesh)
     base = runs.open_run(workdir, mesh)
-    super_res = open_super_res(config, workdir, mesh)
     text, context = _pack(base, instruction, config.sample.count)
+    super_res = open_super_res(config, workdir, mesh)
     keys = samplers.sample_keys(jax.random.key(seed), jnp.arange(config.sample.count))
     pictures = cascade.generate(base, super_res, config.sample, text, context, keys)
     paths = []
@@ -56,7 +56,5 @@ def open_super_res(config: ConfigDict, workdir: Path, mesh: Mesh) -> Run | None:
 
 def _pack(run: Run, instruction: Instruction, count: int):
     """The instruction `count` times, as the run's model reads it: the very function that packs training examples."""
-    data = run.config.data
-    layout = Layout(run.config.model.image_size, data.max_references, data.text_length, data.reference_text_length)
-    packed = pack(instruction, load_tokenizer(data.tokenizer), layout)
+    packed = pack(instruction, load_tokenizer(run.config.data.tokenizer), layout_of(run.config))
     return jax.tree.map(lambda x: np.stack([x] * count), packed)

@@ -105,5 +105,5 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = ema_update(state.ema, params, state.step, ema_decay)
-    metrics = {"loss": loss, "logsnr": logsnr, "grad_norm": optax.global_norm(grads)}
+    metrics = {"loss": loss, "logsnr": logsnr, "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, ema, opt_state), metrics

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import common
-from imagen_jax import cascade, guidance, samplers
+from imagen_jax import cascade, samplers
 from imagen_jax import model as model_lib
 from imagen_jax.runs import Run
 from imagen_jax.schedules import Schedule
@@ -27,19 +27,36 @@ def base_run() -> Run:
 
 def test_encoding_once_equals_encoding_at_every_step_bit_for_bit():
     net, params = tiny.model_and_params()
-    batch, schedule = tiny.batch(), Schedule()
+    batch = tiny.batch()
+    encode = jax.jit(functools.partial(model_lib.encode, net))
+    denoise = jax.jit(lambda z, logsnr, cond: model_lib.denoiser(net, params)(z, logsnr, cond))
+    once = encode(params, batch.text, batch.context)
+
+    def walk(cond_at_step):
+        z = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+        for level in (-3.0, 0.0, 3.0):
+            z = denoise(z, jnp.full(2, level), cond_at_step())
+        return z
+
+    np.testing.assert_array_equal(walk(lambda: once), walk(lambda: encode(params, batch.text, batch.context)))
+
+
+def test_the_sampling_loop_encodes_the_instruction_outside_of_its_scan():
+    run, batch = base_run(), tiny.batch()
     keys = samplers.sample_keys(jax.random.key(0), jnp.arange(2))
-    denoise = model_lib.denoiser(net, params)
+    arguments = run.params, batch.text, batch.context, keys, None
 
-    def encode_again(z, logsnr, cond):
-        return denoise(z, logsnr, model_lib.encode(net, params, batch.text, batch.context))
+    def scanned(jaxpr) -> int:
+        """Matrix products inside the scan: those of one denoising step, none of the two encoders."""
+        scan = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
+        return str(scan.params["jaxpr"]).count("dot_general") + str(scan.params["jaxpr"]).count("conv_general")
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(denoiser, cond):
-        return samplers.sample(guidance.unguided(denoiser), keys, cond, (8, 8, 3), schedule, steps=3)
-
-    cond = jax.jit(functools.partial(model_lib.encode, net))(params, batch.text, batch.context)
-    np.testing.assert_array_equal(run(denoise, cond), run(encode_again, cond))
+    cond = jax.eval_shape(functools.partial(model_lib.encode, run.model), run.params, batch.text, batch.context)
+    step = jax.make_jaxpr(model_lib.denoiser(run.model, run.params))(jnp.zeros((2, 8, 8, 3)), jnp.zeros(2), cond)
+    expected = str(step).count("dot_general") + str(step).count("conv_general")
+    settings = sampling(guidance="none", threshold="none")
+    sample = jax.make_jaxpr(functools.partial(cascade.sample_once, run.model, Schedule(), settings))(*arguments)
+    assert scanned(sample.jaxpr) == expected > 10
 
 
 def test_a_sample_does_not_depend_on_batch_size_or_device_count():
