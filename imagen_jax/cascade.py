@@ -21,10 +21,12 @@ class CascadeError(ValueError):
     """Two runs that do not fit together."""
 
 
-def check_fit(base: Run, super_res: Run) -> None:
-    """Raises CascadeError unless `super_res` enlarges what `base` makes."""
-    given, wanted = base.config.model.image_size, super_res.config.model.lowres_size
-    if given != wanted:
+def check_fit(base: Run, super_res: Run | None) -> None:
+    """Raises CascadeError unless `base` starts from noise and `super_res`, if any, enlarges what it makes."""
+    if base.config.model.lowres_size:
+        raise CascadeError(f"{base.config.name} is a super-resolution run: name the base run with --workdir")
+    given = base.config.model.image_size
+    if super_res is not None and (wanted := super_res.config.model.lowres_size) != given:
         raise CascadeError(
             f"super-resolution run {super_res.config.name} enlarges {wanted or 'no'} px pictures but "
             f"{base.config.name} makes {given} px ones; name a fitting run with --config.sample.super_res.workdir="
@@ -43,9 +45,9 @@ def generate(base: Run, super_res: Run | None, sample: ConfigDict, text: Text, c
     Returns:
       {"base": [B, S, S, 3]} and, with super_res, {"super_res": [B, S', S', 3]}; float32 in about [-1, 1].
     """
+    check_fit(base, super_res)
     pictures = {"base": sample_base(base, sample, text, context, keys)}
     if super_res is not None:
-        check_fit(base, super_res)
         pictures["super_res"] = enlarge(super_res, sample, text, pictures["base"], keys)
     return pictures
 

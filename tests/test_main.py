@@ -103,7 +103,8 @@ def test_each_stage_takes_over_the_one_before(run, tmp_path):
     told = train("stage2", "--config.model.context_zero_start=True")
     assert "new        0 leaves" in told
     enlarge = ["--config.model.image_size=32", "--config.model.lowres_size=16"]
-    assert "loaded" in train("super_res", *enlarge)
+    frozen = ["--config.text_encoder.frozen=True", f"--config.text_encoder.weights={tmp_path}/stage2"]
+    assert "unused" in train("super_res", *enlarge, *frozen)
     sample = ["--mode=sample", f"--instruction={tmp_path}/stage2/instructions/style_transfer.json"]
     told = run("--config=experiments/stage2.py", f"--workdir={tmp_path}/stage2", *sample, "--config.sample.steps=2")
     pictures = [Path(line.split(": ")[1]) for line in told.splitlines() if line.startswith("picture: ")]

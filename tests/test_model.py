@@ -94,6 +94,8 @@ def test_a_cascade_that_does_not_fit_is_refused():
     config = tiny.config(image_size=64, lowres_size=32)
     with pytest.raises(cascade.CascadeError, match=r"enlarges 32 px .* makes 8 px"):
         cascade.check_fit(base_run(), Run(config, None, None))
+    with pytest.raises(cascade.CascadeError, match="is a super-resolution run"):
+        cascade.check_fit(Run(config, None, None), None)
 
 
 def test_condition_dropout_has_the_papers_rates():
