@@ -21,7 +21,7 @@ BASE = {
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
     ),
     "small": dict(
-        image_size=64, channels=(192, 512), blocks=(4, 5), text_levels=(2,), context_levels=(2,),
+        image_size=64, channels=(192, 448), blocks=(4, 4), text_levels=(2,), context_levels=(2,),
         heads=8, head_dim=64, cond_channels=512, context_positions=True, dtype="bfloat16",
     ),
     "paper": dict(  # [P] Table 5; cond_channels [I]: the value that gives 2.51B and 2.76B
