@@ -2,7 +2,7 @@
 
     python -m imagen_jax.main --config=experiments/pretrain.py[:small|:paper]
 
-Starts from scratch. Not measured beyond the bare size (README.md).
+Starts from scratch. Not measured.
 """
 
 from experiments import common
