@@ -80,13 +80,13 @@ def check(config: ConfigDict, workdir: Path) -> None:
 def start(trainer: Trainer) -> TrainState:
     """The state to go on from: the newest checkpoint, else fresh parameters with those of init_from in their places."""
     config, mesh = trainer.config, trainer.mesh
-    params = runs.init_params(config, trainer.model, mesh)
+    fresh = functools.partial(runs.init_params, config, trainer.model, mesh)
     init = functools.partial(init_state, tx=trainer.tx)
-    abstract = jax.eval_shape(init, params)
+    abstract = jax.eval_shape(lambda: init(fresh()))  # a resumed run allocates no parameters that it will not use
     placed = partition.shardings(abstract, mesh, config.sharding)
     if trainer.checkpointer.latest_step() is None:
         source = runs.init_source(config, trainer.workdir)
-        params, told = runs.take_over(config, params, source, mesh)
+        params, told = runs.take_over(config, fresh(), source, mesh)
         logging.info("%s", told)
         write_json(trainer.workdir / "config.json", config_json(config))
         return jax.jit(init, out_shardings=placed)(params)

@@ -124,5 +124,5 @@ def test_paper_configs_follow_the_paper():
             "oscillating",
             25.0,
         )
-    assert abs(sum(common_ratio for common_ratio in stage2.PAPER_MIXTURE.values()) - 1) < 1e-9
+    assert abs(sum(stage2.PAPER_MIXTURE.values()) - 1) < 1e-9
     assert set(common.SCALE) == set(common.BASE) == set(common.SUPER_RES) == set(common.TEXT_ENCODERS)
