@@ -29,8 +29,20 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        # Building corpora and streaming records.
-        "data": ["array-record>=0.8,<0.9", "resvg-py>=0.5,<0.6", "tensorflow-cpu>=2.21,<2.22"],
+        # Preparing data sets, retrieval and streaming records.
+        "data": [
+            "apache-beam>=2.74,<3",
+            "array-record>=0.8,<0.9",
+            "faiss-cpu>=1.12,<2",
+            "h5py>=3.12,<4",
+            "importlib_resources>=6,<8",  # tensorflow-datasets needs it and does not say so
+            "onnxruntime>=1.20,<2",
+            "opencv-python-headless>=4.11,<6",
+            "pyarrow>=19,<26",
+            "resvg-py>=0.5,<0.6",
+            "tensorflow-cpu>=2.21,<2.22",
+            "tensorflow-datasets>=4.9.8,<5",
+        ],
         "test": ["chex>=0.1.90,<0.2", "pytest>=8,<10", "ruff>=0.17,<0.18"],
         # Live parity of the T5 encoder; the tests use a recording where this is missing.
         "parity": ["torch>=2.13,<3", "transformers>=5.17,<6"],

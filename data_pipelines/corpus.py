@@ -19,11 +19,11 @@ from PIL import Image
 FORMAT = 1
 COLUMNS = 32  # tiles a row of a sheet
 TILES_PER_SHEET = COLUMNS * 32
-FIELDS = ("hexcode", "root", "split", "name", "keywords", "group", "subgroup", "tiles")
+FIELDS = ("subject", "root", "split", "name", "keywords", "group", "subgroup", "tiles")
 SPLITS = ("train", "validation", "test")
 FIXTURE = Path(__file__).parent / "fixture"
 
-_HEXCODE = re.compile(r"[0-9a-f]{2,6}(-[0-9a-f]{2,6})*")
+_SUBJECT = re.compile(r"[0-9a-z][0-9a-z_-]*")
 
 
 class CorpusError(ValueError):
@@ -34,8 +34,8 @@ class CorpusError(ValueError):
 class Picture:
     """One drawing: what it shows, in which style, and the split it belongs to."""
 
-    hexcode: str  # the subject: lower case, 'xxxx-xxxx', without fe0f
-    root: str  # hexcode of the root subject: variants (tone, gender, hour ...) share it, and a root lies in one split
+    subject: str  # its id in lower case; of an emoji the hexcode 'xxxx-xxxx', without fe0f
+    root: str  # id of the root subject: variants (tone, gender, hour ...) share it, and a root lies in one split
     style: str
     split: str  # 'train' | 'validation' | 'test'; a held-out style is 'test' whatever its root
     name: str  # CLDR short name: 'red apple'
@@ -116,9 +116,9 @@ def _read_line(line: str, styles: Mapping[str, Mapping]) -> Iterator[tuple[Pictu
     values = line.split("\t")
     if len(values) != len(FIELDS):
         raise ValueError(f"{len(values)} tab-separated fields, expected {len(FIELDS)}")
-    hexcode, root, split, name, keywords, group, subgroup, tiles = values
-    if not _HEXCODE.fullmatch(hexcode) or not _HEXCODE.fullmatch(root):
-        raise ValueError(f"'{hexcode}' or its root '{root}' is not a hexcode")
+    subject, root, split, name, keywords, group, subgroup, tiles = values
+    if not _SUBJECT.fullmatch(subject) or not _SUBJECT.fullmatch(root):
+        raise ValueError(f"'{subject}' or its root '{root}' is not an id of a-z, 0-9, - and _")
     if split not in SPLITS:
         raise ValueError(f"split '{split}' is none of {', '.join(SPLITS)}")
     for tile in tiles.split():
@@ -126,7 +126,7 @@ def _read_line(line: str, styles: Mapping[str, Mapping]) -> Iterator[tuple[Pictu
         if style not in styles or not position.isdecimal():
             raise ValueError(f"tile '{tile}' is not STYLE:NUMBER of a style in manifest.json")
         shown = "test" if styles[style]["held_out"] else split
-        picture = Picture(hexcode, root, style, shown, name, tuple(keywords.split("|")), group, subgroup)
+        picture = Picture(subject, root, style, shown, name, tuple(keywords.split("|")), group, subgroup)
         yield picture, int(position)
 
 

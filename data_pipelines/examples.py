@@ -5,17 +5,15 @@ the task's phrasings. Random numbers decide everything about an example, and not
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from data_pipelines import conditions, templates
 from data_pipelines.corpus import Corpus
-from data_pipelines.instruction import Instruction, Reference, context_text
 from data_pipelines.pairs import HELD_OUT_STYLE, STYLES, Pairs, Table
 from data_pipelines.retrieval.neighbors import Neighbors
-from data_pipelines.tasks import TASKS, Draft
+from data_pipelines.tasks import TASKS
 from data_pipelines.transforms import (
     BACKGROUNDS,
     WHITE,
@@ -26,21 +24,13 @@ from data_pipelines.transforms import (
     sample_geometry,
     transform,
 )
+from data_pipelines.wording import Draft, Example, WordingError, word
 
 STYLE_NAMED = 0.75  # share of free captions that name the style
 
 
 class TaskError(ValueError):
     """A task that does not exist or has nothing to work on."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a model learns from: draw `target` [S, S, 3] uint8 when told `instruction`."""
-
-    instruction: Instruction
-    target: np.ndarray
-    task: str
 
 
 class Scene:
@@ -96,29 +86,10 @@ class ExampleMaker:
         """One example; the random numbers decide everything about it."""
         row = self.tables[task].draw(rng.random())
         draft = TASKS[task].draft(self, row, rng)
-        first = int(rng.random() * templates.count(task))
-        references = tuple(
-            Reference(f"[ref#{k}]", text, picture) for k, (text, picture) in enumerate(draft.references, start=1)
-        )
-        for count in range(
-            len(references), TASKS[task].references - 1, -1
-        ):  # too long: fewer neighbours, not less text
-            text = self._word(task, draft, references[:count], first)
-            if text is not None:
-                return Example(Instruction(text, references[:count]), draft.target, task)
-        raise TaskError(f"data.text_length is too short for {task} of '{draft.caption or draft.change}': raise it")
-
-    def _word(self, task: str, draft: Draft, references: Sequence[Reference], first: int) -> str | None:
-        """The draft in phrasing `first`, or in the next one that fits; None where none does."""
-        phrases = [context_text(reference) for reference in references]
-        phrasings = templates.count(task)
-        for i in range(phrasings):
-            text = templates.render(
-                task, (first + i) % phrasings, caption=draft.caption, change=draft.change, references=phrases
-            )
-            if self._fits(text):
-                return text
-        return None
+        try:
+            return word(task, draft, int(rng.random() * templates.count(task)), self._fits)
+        except WordingError as error:
+            raise TaskError(f"{error}: raise data.text_length") from None
 
     @cached_property
     def neighbors(self) -> Neighbors:
@@ -160,13 +131,13 @@ class ExampleMaker:
     def _table(self, name: str, where: str) -> Table:
         if name not in TASKS:
             raise TaskError(f"data.mixture.{name}: there is no such task; the tasks are {', '.join(TASKS)}")
-        task = TASKS[name]
-        if task.references > self.max_references:
+        needed = templates.least_references(name)
+        if needed > self.max_references:
             raise TaskError(
-                f"data.mixture.{name} needs {task.references} references and data.max_references is "
+                f"data.mixture.{name} needs {needed} references and data.max_references is "
                 f"{self.max_references}: raise that, or remove the task"
             )
-        table = task.table(self)
+        table = TASKS[name].table(self)
         if not len(table):
             raise TaskError(
                 f"data.mixture.{name}: {where} has no pair for this task: remove the task, or build the full corpus "
@@ -182,10 +153,10 @@ class ExampleMaker:
         background = max((background for background, _ in BACKGROUNDS), key=len)
         words = f"{self.name(longest)}, {style}, on a {background} background"
         wanted = templates.PLACEHOLDERS[name]
-        draft = Draft(None, words if "caption" in wanted else "", words if "change" in wanted else "")
+        words_of = [words if field in wanted else "" for field in ("caption", "change")]
         shown = {"subject": self.short_name(longest), "neighbors": f"{self.short_name(longest)}, {style}"}
-        references = [
-            Reference(f"[ref#{k + 1}]", shown.get(name, "content image"), None) for k in range(TASKS[name].references)
-        ]
-        if self._word(name, draft, references, 0) is None:
-            raise TaskError(f"data.text_length is too short for data.mixture.{name}: raise it; 64 is ample")
+        draft = Draft(None, *words_of, [(shown.get(name, "content image"), None)] * templates.least_references(name))
+        try:
+            word(name, draft, 0, self._fits)
+        except WordingError:
+            raise TaskError(f"data.text_length is too short for data.mixture.{name}: raise it; 64 is ample") from None

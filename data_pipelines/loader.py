@@ -14,12 +14,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.corpus import Corpus, load_corpus
-from data_pipelines.examples import Example, ExampleMaker
+from data_pipelines.examples import ExampleMaker
 from data_pipelines.images import fit_image
 from data_pipelines.instruction import Layout, pack
 from data_pipelines.mixture import Mixture
 from data_pipelines.tasks import TASKS
 from data_pipelines.text import Tokenizer, load_tokenizer
+from data_pipelines.wording import Example
 from imagen_jax.types import Batch, Context, Text
 
 LOADERS = ("memory", "records")

@@ -69,10 +69,10 @@ class Pairs:
     def __init__(self, pictures: Sequence[Picture]):
         self.pictures = pictures
         self.ids = range(len(pictures))
-        self.designs: dict[str, dict[str, int]] = defaultdict(dict)  # hexcode -> style -> picture
+        self.designs: dict[str, dict[str, int]] = defaultdict(dict)  # subject -> style -> picture
         by_style = defaultdict(list)
         for i, picture in enumerate(pictures):
-            self.designs[picture.hexcode][picture.style] = i
+            self.designs[picture.subject][picture.style] = i
             by_style[picture.style].append(i)
         self.by_style = {style: np.array(ids) for style, ids in by_style.items()}
         self._roots = {style: {pictures[i].root for i in ids} for style, ids in by_style.items()}
@@ -118,9 +118,9 @@ class Pairs:
 
     def edits(self) -> Table:
         """(content, target, change) of one style; skin tone edits at most TONE_EDITS of all."""
-        subjects = {picture.hexcode: picture for picture in self.pictures}
+        subjects = {picture.subject: picture for picture in self.pictures}
         rows, kinds = [], []
-        for edit in find_edits((p.hexcode, p.name, p.subgroup) for p in subjects.values()):
+        for edit in find_edits((p.subject, p.name, p.subgroup) for p in subjects.values()):
             before, after = self.designs[edit.source], self.designs[edit.target]
             for style in self._coloured_styles(before.keys() & after.keys()):
                 rows.append((before[style], after[style], edit.change))
@@ -149,7 +149,7 @@ class Pairs:
         return len(self._roots[self.pictures[picture].style]) > 1
 
     def _weights(self, targets: Iterable[int]) -> np.ndarray:
-        return np.array([TONED_WEIGHT if is_toned(self.pictures[i].hexcode) else 1.0 for i in targets])
+        return np.array([TONED_WEIGHT if is_toned(self.pictures[i].subject) else 1.0 for i in targets])
 
     def _table(self, rows: Iterable[tuple]) -> Table:
         """Rows weighted by their target: the second picture of a pair, else the only one."""

@@ -23,8 +23,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
 
-from data_pipelines.examples import Example
 from data_pipelines.instruction import Instruction, InstructionError, Reference, check, to_json
+from data_pipelines.wording import Example
 
 FORMAT = 1
 SHARD_RECORDS = 20_000

@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import records
-from data_pipelines.examples import Example
 from data_pipelines.images import fit_image
 from data_pipelines.instruction import Instruction, pack
 from data_pipelines.loader import PREFETCH, Loader, LoaderError
 from data_pipelines.records import RecordError, RecordReader
+from data_pipelines.wording import Example
 from imagen_jax.types import Batch, Context, Text
 
 # image, text tokens and mask, context images, their text tokens and mask, context mask

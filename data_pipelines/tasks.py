@@ -6,7 +6,7 @@ Draft. `TASKS` lists them in the order that is used everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from data_pipelines import conditions
 from data_pipelines.pairs import Table
+from data_pipelines.wording import Draft
 
 if TYPE_CHECKING:
     from data_pipelines.examples import ExampleMaker
@@ -22,22 +23,11 @@ NEIGHBORS = 3  # the paper's stage 1: three neighbours in the context
 
 
 @dataclass(frozen=True)
-class Draft:
-    """An example before its wording: the references are (short text, picture), in the order of their markers."""
-
-    target: np.ndarray
-    caption: str = ""
-    change: str = ""
-    references: Sequence[tuple[str, np.ndarray]] = ()
-
-
-@dataclass(frozen=True)
 class Task:
-    """The index table of a task, the function that drafts an example from a row, and the references it needs."""
+    """The index table of a task, and the function that drafts an example from a row."""
 
     table: Callable[[ExampleMaker], Table]
     draft: Callable[[ExampleMaker, tuple, np.random.Generator], Draft]
-    references: int
 
 
 def text_to_image(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
@@ -123,13 +113,13 @@ def _neighbors_table(maker: ExampleMaker) -> Table:
 
 
 TASKS = {
-    "text_to_image": Task(lambda maker: maker.pairs.named(), text_to_image, references=0),
-    "line": Task(lambda maker: maker.pairs.lines(), line, references=1),
-    "edge": Task(lambda maker: maker.pairs.coloured(), edge, references=1),
-    "mask": Task(lambda maker: maker.pairs.coloured(), mask, references=1),
-    "subject": Task(lambda maker: maker.pairs.subjects(), subject, references=1),
-    "style": Task(lambda maker: maker.pairs.styled(), style, references=1),
-    "style_transfer": Task(lambda maker: maker.pairs.transfers(), style_transfer, references=2),
-    "edit": Task(lambda maker: maker.pairs.edits(), edit, references=1),
-    "neighbors": Task(_neighbors_table, neighbors, references=1),
+    "text_to_image": Task(lambda maker: maker.pairs.named(), text_to_image),
+    "line": Task(lambda maker: maker.pairs.lines(), line),
+    "edge": Task(lambda maker: maker.pairs.coloured(), edge),
+    "mask": Task(lambda maker: maker.pairs.coloured(), mask),
+    "subject": Task(lambda maker: maker.pairs.subjects(), subject),
+    "style": Task(lambda maker: maker.pairs.styled(), style),
+    "style_transfer": Task(lambda maker: maker.pairs.transfers(), style_transfer),
+    "edit": Task(lambda maker: maker.pairs.edits(), edit),
+    "neighbors": Task(_neighbors_table, neighbors),
 }

@@ -11,7 +11,7 @@ from data_pipelines.text import load_tokenizer
 
 SIZE = 16
 LAYOUT = Layout(image_size=SIZE, max_references=3, text_length=64, reference_text_length=24)
-SUBJECTS = (  # hexcode, root, split, name, keywords, subgroup
+SUBJECTS = (  # subject, root, split, name, keywords, subgroup
     ("1f34e", "1f34e", "train", "red apple", ("apple", "fruit"), "food-fruit"),
     ("1f34f", "1f34e", "train", "green apple", ("apple", "fruit"), "food-fruit"),
     ("1f34b", "1f34b", "train", "lemon", ("citrus", "fruit"), "food-fruit"),
@@ -33,7 +33,7 @@ def make_corpus(split: str = "train") -> Corpus:
     """Every subject in every style. All pictures of a subject have one alpha, differ in red, and have no green."""
     rng = np.random.default_rng(0)
     pictures, images = [], []
-    for hexcode, root, own, name, keywords, subgroup in SUBJECTS:
+    for subject, root, own, name, keywords, subgroup in SUBJECTS:
         alpha = np.pad(rng.integers(0, 256, (SIZE - 4, SIZE - 4), np.uint8), 2)
         for number, style in enumerate(COLOUR_STYLES + LINE_STYLES):
             shown = "test" if style == "fxemoji" else own
@@ -42,7 +42,7 @@ def make_corpus(split: str = "train") -> Corpus:
             red = 0 if style in LINE_STYLES else 30 * (number + 1)
             image = np.zeros((SIZE, SIZE, 4), np.uint8)
             image[..., 0], image[..., 2], image[..., 3] = red, len(pictures), alpha
-            pictures.append(Picture(hexcode, root, style, shown, name, keywords, "group", subgroup))
+            pictures.append(Picture(subject, root, style, shown, name, keywords, "group", subgroup))
             images.append(image)
     return Corpus(np.stack(images), tuple(pictures), {})
 

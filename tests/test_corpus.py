@@ -19,7 +19,7 @@ def fixture():
 
 
 def rows_of(corpus, style):
-    return {picture.hexcode: i for i, picture in enumerate(corpus.pictures) if picture.style == style}
+    return {picture.subject: i for i, picture in enumerate(corpus.pictures) if picture.style == style}
 
 
 def intersection_over_union(corpus, a, b):
@@ -43,7 +43,7 @@ def test_fixture_arrays_match_the_pictures(fixture):
     assert fixture.images.shape == (len(fixture.pictures), 32, 32, 4)
     assert fixture.images.dtype == np.uint8
     assert (fixture.images[..., 3].max((1, 2)) > 127).all()  # no empty tile
-    assert len({(p.hexcode, p.style) for p in fixture.pictures}) == len(fixture.pictures)
+    assert len({(p.subject, p.style) for p in fixture.pictures}) == len(fixture.pictures)
 
 
 def test_fixture_no_root_in_two_splits(fixture):
@@ -64,10 +64,10 @@ def test_fixture_has_enough_roots_in_every_style(fixture, split, least):
 
 
 def test_fixture_names_are_the_subjects(fixture):
-    names = {picture.hexcode: picture.name for picture in fixture.pictures}
+    names = {picture.subject: picture.name for picture in fixture.pictures}
     assert names["1f34f"] == "green apple"
     assert names["1f499"] == "blue heart"
-    assert next(p for p in fixture.pictures if p.hexcode == "1f499").root == "2764"
+    assert next(p for p in fixture.pictures if p.subject == "1f499").root == "2764"
 
 
 def test_fluent_renderings_are_aligned_and_other_houses_are_not(fixture):
@@ -137,7 +137,7 @@ DAMAGE = {
     "missing index": (lambda f: (f / "index.tsv").unlink(), "index.tsv: unreadable"),
     "no header": (lambda f: (f / "index.tsv").write_text("x\n"), "index.tsv:1: the header"),
     "short line": (lambda f: replace_row(f, 7, "a\tb"), "index.tsv:2: 9 tab-separated fields, expected 8"),
-    "bad hexcode": (lambda f: replace_row(f, 0, "apple"), "index.tsv:2: 'apple'"),
+    "bad subject": (lambda f: replace_row(f, 0, "an apple"), "index.tsv:2: 'an apple'"),
     "bad split": (lambda f: replace_row(f, 2, "dev"), "index.tsv:2: split 'dev'"),
     "unknown style": (lambda f: replace_row(f, 7, "oil:0"), "index.tsv:2: tile 'oil:0'"),
     "bad tile": (lambda f: replace_row(f, 7, "noto:x"), "index.tsv:2: tile 'noto:x'"),

@@ -302,9 +302,9 @@ def test_prepare_builds_a_corpus_and_does_it_once(emoji_world, tmp_path, capsys)
     corpus = load_corpus(tmp_path / "emoji", 32)
     assert len(corpus.pictures) == 24
     for image, picture in zip(corpus.images, corpus.pictures, strict=True):
-        i = list(subjects).index(picture.hexcode)
+        i = list(subjects).index(picture.subject)
         assert tuple(image[16, 16]) == (20 * i, 255 - 20 * i, 255 * (picture.style == "fluent_flat"), 255)
-        assert picture.name == subjects[picture.hexcode].name
+        assert picture.name == subjects[picture.subject].name
     assert corpus.sources["noto"]["licence"] == "Apache-2.0"
     assert "Apache-2.0" in capsys.readouterr().out
     assert prepare.main(command) == 0

@@ -44,9 +44,9 @@ def test_training_examples_are_true_pairs_of_training_pictures(task, shown):
     maker = make_maker(task)
     relations = {
         "line": lambda t, r: STYLES[r.style].drawing and STYLES[r.style].house == STYLES[t.style].house,
-        "subject": lambda t, r: r.hexcode == t.hexcode and STYLES[r.style].house != STYLES[t.style].house,
+        "subject": lambda t, r: r.subject == t.subject and STYLES[r.style].house != STYLES[t.style].house,
         "style": lambda t, r: r.style == t.style and r.root != t.root,
-        "edit": lambda t, r: r.style == t.style and r.hexcode != t.hexcode,
+        "edit": lambda t, r: r.style == t.style and r.subject != t.subject,
         "style_transfer": lambda t, r: (r.style == t.style) == (r.root != t.root),
     }
     for i in range(300):

@@ -39,6 +39,12 @@ def count(task: str) -> int:
     return len(templates(task))
 
 
+def least_references(task: str) -> int:
+    """The fewest references that a task takes; only `{references}` takes more."""
+    wanted = PLACEHOLDERS[task]
+    return 1 if "references" in wanted else sum(name.startswith("ref") for name in wanted)
+
+
 def render(task: str, index: int, *, caption: str = "", change: str = "", references: Sequence[str] = ()) -> str:
     """Template `index` of a task, in [0, count(task)), filled in: the text of an instruction.
 
