@@ -53,8 +53,8 @@ SCALE = {
         train=dict(batch_size=32, log_every=20),
         sample=dict(steps=64, guidance="constant", guidance_weight=2.0),
     ),
-    "small": dict(  # one accelerator and the full emoji corpus
-        data=dict(corpus="data/emoji"),
+    "small": dict(  # one accelerator, the full emoji and furniture corpora
+        data=dict(corpus="data/emoji,data/furniture"),
         optim=dict(learning_rate=3e-4, warmup_steps=500, ema_decay=0.999),
         train=dict(batch_size=256, sample_every=2000),
         sample=dict(steps=128, guidance="constant", guidance_weight=3.0),
@@ -148,9 +148,10 @@ def defaults(name: str) -> ConfigDict:
     config.data = ConfigDict(
         dict(
             loader="memory",  # a corpus held in memory; or 'records': ArrayRecord shards streamed with tf.data
-            corpus="fixture",  # the bundled pictures; or a folder made by `python -m data_pipelines.prepare emoji`
-            records="",  # folder of shards for loader='records'
-            mixture=ConfigDict(),  # {task: ratio}, summing to 1
+            corpus="fixture",  # the bundled pictures; or folders made by `python -m data_pipelines.prepare`, comma-separated
+            records="data/records",  # for loader='records': a folder of prepared data sets, NAME/SPLIT/
+            mixture=ConfigDict(),  # {task: ratio}, for loader='records' {NAME: ratio}; sums to 1
+            allow_missing=False,  # True: data sets that are not prepared are left out and the ratios renormalised
             max_references=2,  # K, the reference slots of an example
             text_length=48,  # tokens
             reference_text_length=16,  # tokens

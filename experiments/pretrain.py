@@ -13,7 +13,7 @@ STEPS = {"tiny": 400, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
 def get_config(size: str = "tiny"):
     config = common.get_config("pretrain", size)
     config.model.context_levels = ()
-    config.data.mixture.update(text_to_image=1.0)
+    config.data.mixture.update({"captions" if size == "paper" else "text_to_image": 1.0})
     config.data.max_references = 0
     config.train.steps = STEPS[size]
     if size == "tiny":

@@ -13,7 +13,7 @@ STEPS = {"tiny": 400, "small": 4_000, "paper": 500_000}  # [P] the last
 def get_config(size: str = "tiny"):
     config = common.get_config("stage1", size)
     common.follow(config, "pretrain", size)
-    config.data.mixture.update(neighbors=1.0)
+    config.data.mixture.update(neighbors=1.0)  # for loader='records' made by `python -m data_pipelines.retrieval`
     config.data.max_references = 3  # [P] clusters of five pairs: the target, three neighbours and one to spare
     config.train.steps = STEPS[size]
     if size != "paper":  # the captions of three neighbours are longer than the other tasks' texts

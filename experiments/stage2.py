@@ -1,7 +1,7 @@
 """Stage 2, instruction tuning on the mixture of tasks (paper, section 3.2 and Table 1).
 
     python -m imagen_jax.main --config=experiments/stage2.py            bundled pictures, 32 px, any laptop
-    python -m imagen_jax.main --config=experiments/stage2.py:small      full emoji corpus, 64 px, one accelerator
+    python -m imagen_jax.main --config=experiments/stage2.py:small      full emoji and furniture, 64 px, one accelerator
     python -m imagen_jax.main --config=experiments/stage2.py:paper      the paper: 128 px, 2.76B, 64 TPU v4
 
 Bare, it starts from runs/stage1 when that is there, else from scratch with a small T5 trained along. What it takes on
@@ -10,21 +10,28 @@ two cores and what you should see stands in README.md. `:small` and `:paper`: no
 
 from experiments import common
 
-EMOJI_MIXTURE = dict(
-    text_to_image=0.10, line=0.14, edge=0.14, mask=0.10, subject=0.14, style=0.10, style_transfer=0.18, edit=0.10
-)  # fmt: skip
-# [P] Table 1, summed over the datasets of a task; its sketches are our line drawings.
-PAPER_MIXTURE = dict(
-    text_to_image=0.20, line=0.02, edge=0.06, depth=0.06, mask=0.06, subject=0.30, face=0.10, style=0.10,
-    style_transfer=0.10
-)  # fmt: skip
+MIXTURES = {
+    "tiny": dict(  # the bundled corpus has no depth
+        text_to_image=0.10, line=0.14, edge=0.14, mask=0.10, subject=0.14, style=0.10, style_transfer=0.18, edit=0.10,
+    ),
+    "small": dict(
+        text_to_image=0.08, line=0.12, edge=0.13, depth=0.10, mask=0.08, subject=0.14, style=0.10, style_transfer=0.16,
+        edit=0.09,
+    ),
+    "paper": dict(  # [P] Table 1, its eleven data sets; each is a folder of data.records (python -m data_pipelines.prepare)
+        captions=0.15, wikiart=0.05,  # text to image
+        depth=0.06, mask=0.06, edge=0.06, sketch=0.02,  # control
+        subjects=0.30, celeba=0.05, celeba_hq=0.05,  # subject
+        styles=0.10, style_transfer=0.10,
+    ),
+}  # fmt: skip
 STEPS = {"tiny": 650, "small": 6_000, "paper": 400_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):
     config = common.get_config("stage2", size)
     common.follow(config, "stage1", size)
-    config.data.mixture.update(PAPER_MIXTURE if size == "paper" else EMOJI_MIXTURE)
+    config.data.mixture.update(MIXTURES[size])
     config.train.steps = STEPS[size]
     if size == "tiny":  # it often runs alone, and a model trained from scratch wants an ordinary start (WORKSPACE.md)
         config.model.context_zero_start = False

@@ -15,11 +15,12 @@ def get_config(size: str = "tiny"):
     config = common.get_config("super_res", size, common.SUPER_RES)
     common.follow(config, "stage2", size)
     config.init_parts = ("text_encoder",)
-    config.data.mixture.update(text_to_image=1.0)
+    config.data.mixture.update({"captions" if size == "paper" else "text_to_image": 1.0})
     config.data.max_references = 0
     config.train.steps = STEPS[size]
     if size == "tiny":
         config.train.update(batch_size=16, checkpoint_every=200, sample_every=200)
     elif size == "paper":
         config.train.crop_size = 256  # [P Imagen] 1024 px pictures are trained on in crops
+        config.data.records = "data/records_1024"  # prepared with --size=1024
     return config

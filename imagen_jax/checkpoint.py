@@ -35,20 +35,17 @@ class Checkpointer:
     Args:
       directory: local or gs://, made when it is missing; unfinished saves in it are removed.
       keep: the newest checkpoints to keep.
-      save_every: `save` ignores other steps than multiples of this, unless forced.
     """
 
-    def __init__(self, directory: str | epath.Path, *, keep: int, save_every: int = 1):
-        self._save_every = save_every
+    def __init__(self, directory: str | epath.Path, *, keep: int):
         self._manager = _manager(directory, max_to_keep=keep, cleanup_tmp_directories=True)
 
-    def save(self, step: int, state: Any, extra: dict, *, force: bool = False) -> bool:
+    def save(self, step: int, state: Any, extra: dict) -> bool:
         """Start to write `state` (any tree of jax arrays) and `extra` (JSON), and return before it is on disk.
 
-        The arrays may be donated at once. False: this step is not due, or is saved already.
+        The arrays may be donated at once. False: this step is saved already.
         """
-        due = force or step % self._save_every == 0
-        if not due or step in self._manager.all_steps():
+        if step in self._manager.all_steps():
             return False
         items = {"state": ocp.args.PyTreeSave(state), "extra": ocp.args.JsonSave(extra)}
         return self._manager.save(step, args=ocp.args.Composite(**items), force=True)

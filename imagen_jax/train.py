@@ -55,8 +55,7 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     frozen = runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim)
-    every, keep = config.train.checkpoint_every, config.train.keep_checkpoints
-    checkpointer = Checkpointer(runs.checkpoint_dir(workdir), keep=keep, save_every=every)
+    checkpointer = Checkpointer(runs.checkpoint_dir(workdir), keep=config.train.keep_checkpoints)
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
     try:
         state = loop(trainer, start(trainer))
@@ -153,7 +152,7 @@ def compile_step(trainer: Trainer):
 def save(trainer: Trainer, state: TrainState, step: int) -> None:
     """Start writing a checkpoint: the state, the data position and the resolved config."""
     extra = {"next_example": step * trainer.config.train.batch_size, "config": config_json(trainer.config)}
-    trainer.checkpointer.save(step, state, extra, force=True)
+    trainer.checkpointer.save(step, state, extra)
 
 
 def config_json(config: ConfigDict) -> dict:

@@ -73,12 +73,9 @@ def test_round_trip_is_exact(saved):
     assert extra["position"] == 10
 
 
-def test_saves_when_due_or_forced_and_keeps_the_newest(tmp_path):
-    checkpointer = checkpoint.Checkpointer(tmp_path, keep=2, save_every=2)
-    done = [checkpointer.save(step, make_state(step), {}) for step in range(1, 7)]
-    assert done == [False, True] * 3
-    assert checkpointer.save(7, make_state(7), {}, force=True)
-    assert not checkpointer.save(7, make_state(7), {}, force=True)
+def test_saves_each_step_once_and_keeps_the_newest(tmp_path):
+    checkpointer = checkpoint.Checkpointer(tmp_path, keep=2)
+    assert [checkpointer.save(step, make_state(step), {}) for step in (2, 4, 6, 7, 7)] == [True] * 4 + [False]
     checkpointer.close()
     assert sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()) == [6, 7]
 

@@ -124,5 +124,5 @@ def test_paper_configs_follow_the_paper():
             "oscillating",
             25.0,
         )
-    assert abs(sum(stage2.PAPER_MIXTURE.values()) - 1) < 1e-9
+    assert all(abs(sum(mixture.values()) - 1) < 1e-9 for mixture in stage2.MIXTURES.values())
     assert set(common.SCALE) == set(common.BASE) == set(common.SUPER_RES) == set(common.TEXT_ENCODERS)

@@ -1,0 +1,24 @@
+"""Fine-tuning on editing: a content image and a change, as in the paper's Table 2.
+
+    python -m imagen_jax.main --config=experiments/edit.py              the bundled edit pairs, 32 px
+    python -m imagen_jax.main --config=experiments/edit.py:small        those of the full emoji corpus, 64 px
+    python -m imagen_jax.main --config=experiments/edit.py:paper        MagicBrush, prepared as data/records/magicbrush
+
+It takes over the weights of runs/stage2. Table 2 compares with the model before instruction tuning:
+`--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`. Not measured.
+"""
+
+from experiments import common
+
+STEPS = {"tiny": 200, "small": 2_000, "paper": 10_000}  # [P] the last
+
+
+def get_config(size: str = "tiny"):
+    config = common.get_config("edit", size)
+    common.follow(config, "stage2", size)
+    config.data.mixture.update({"magicbrush" if size == "paper" else "edit": 1.0})
+    config.train.steps = STEPS[size]
+    if size == "tiny":
+        config.model.context_zero_start = False  # as in stage 2
+        config.train.update(checkpoint_every=100, sample_every=100)
+    return config
