@@ -148,7 +148,7 @@ def defaults(name: str) -> ConfigDict:
     config.data = ConfigDict(
         dict(
             loader="memory",  # a corpus held in memory; or 'records': ArrayRecord shards streamed with tf.data
-            corpus="fixture",  # the bundled pictures; or folders made by `python -m data_pipelines.prepare`, comma-separated
+            corpus="fixture",  # the bundled one; or folders of `python -m data_pipelines.prepare`, comma-separated
             records="data/records",  # for loader='records': a folder of prepared data sets, NAME/SPLIT/
             mixture=ConfigDict(),  # {task: ratio}, for loader='records' {NAME: ratio}; sums to 1
             allow_missing=False,  # True: data sets that are not prepared are left out and the ratios renormalised

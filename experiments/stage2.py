@@ -18,7 +18,7 @@ MIXTURES = {
         text_to_image=0.08, line=0.12, edge=0.13, depth=0.10, mask=0.08, subject=0.14, style=0.10, style_transfer=0.16,
         edit=0.09,
     ),
-    "paper": dict(  # [P] Table 1, its eleven data sets; each is a folder of data.records (python -m data_pipelines.prepare)
+    "paper": dict(  # [P] Table 1, its eleven data sets; each a folder in data.records (data_pipelines.prepare)
         captions=0.15, wikiart=0.05,  # text to image
         depth=0.06, mask=0.06, edge=0.06, sketch=0.02,  # control
         subjects=0.30, celeba=0.05, celeba_hq=0.05,  # subject
