@@ -1,0 +1,95 @@
+"""What all formats of captioned pictures share: the picture with its caption, the part, and which column is which.
+
+A part is what one worker reads alone: a file of shards, or a slice of a folder. Paper section 3 trains stage 1 on
+web-scale (image, text) pairs, so a set is never read through one door.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from data_pipelines.sources.item import Pixels, Skip, SourceError
+
+IMAGE_COLUMNS = ("image", "file_name", "jpg", "png", "webp")  # of image folders, Hugging Face and img2dataset
+CAPTION_COLUMNS = ("caption", "text", "TEXT", "captions")
+URL_FIELDS = ("url", "URL", "image_url")
+LICENCE_FIELDS = ("license", "LICENSE", "licence")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture, not decoded where it can be, with its caption and what else is known of it."""
+
+    key: str  # unique in the data set and the same in every run
+    image: Pixels
+    caption: str
+    url: str = ""
+    licence: str = ""
+    meta: Mapping[str, str] = field(default_factory=dict)  # further fields, as text
+    split: str = ""  # the data set's own: 'train' | 'validation' | 'test', or '' where it has none
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what; '' is the first known name that is there."""
+
+    image: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of a data set that one worker reads alone; small, and picklable."""
+
+    format: str  # a module of data_pipelines/sources/formats
+    path: str
+    name: str  # unique in the data set: its keys begin with it
+    columns: Columns = Columns()
+    start: int = 0  # rows [start, stop) of the file, or of the TFDS split
+    stop: int = 0
+    members: tuple[str, ...] = ()  # picture files of a folder without a caption file
+    split: str = ""
+
+
+def resolve(columns: Columns, found: Sequence[str], where: str) -> Columns:
+    """The columns by name. Raises SourceError, naming those found, where one is missing."""
+    image = _pick("image", columns.image, IMAGE_COLUMNS, found, where)
+    return Columns(image, _pick("caption", columns.caption, CAPTION_COLUMNS, found, where))
+
+
+def _pick(what: str, wanted: str, known: Sequence[str], found: Sequence[str], where: str) -> str:
+    for name in (wanted,) if wanted else known:
+        if name in found:
+            return name
+    missing = f"no column '{wanted}'" if wanted else f"no {what} column ({', '.join(known)})"
+    raise SourceError(f"{where}: {missing}: its columns are {', '.join(found)}: give --{what}_column=NAME")
+
+
+def make_captioned(where: str, key: str, image: Pixels | None, caption: object, fields: Mapping, split: str = ""):
+    """The picture with its caption, or the Skip that says what it lacks.
+
+    Of several captions one is chosen by the hash of the key. `fields` are the row's other columns.
+    """
+    if fields.get("status", "success") != "success":  # img2dataset keeps a row for what it could not download
+        return Skip(f"{where}: {key}", "not downloaded")
+    if isinstance(caption, (list, tuple)):
+        caption = caption[zlib.crc32(key.encode()) % len(caption)] if caption else ""
+    caption = " ".join(caption.split()) if isinstance(caption, str) else ""
+    if not caption:
+        return Skip(f"{where}: {key}", "no caption")
+    if image is None or (isinstance(image, bytes) and not image):
+        return Skip(f"{where}: {key}", "no picture")
+    meta = {name: str(value) for name, value in fields.items() if isinstance(value, (str, int, float))}
+    url, licence = _first(meta, URL_FIELDS), _first(meta, LICENCE_FIELDS)
+    return Captioned(key, image, caption, url, licence, meta, split)
+
+
+def _first(meta: Mapping[str, str], names: Sequence[str]) -> str:
+    return next((meta[name] for name in names if meta.get(name)), "")
+
+
+def split_of(name: str) -> str:
+    """The split that a file or split name begins with: 'dev-00000-of-00004' is 'validation'; '' where it tells none."""
+    return _SPLITS.get(name.replace("_", "-").partition("-")[0].lower(), "")
