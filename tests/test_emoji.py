@@ -1,6 +1,5 @@
 """The emoji source: names to hexcodes, root subjects and splits, rendering, duplicates, and building all or nothing."""
 
-import os
 from collections import Counter
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from data_pipelines import prepare
 from data_pipelines.corpus import load_corpus
-from data_pipelines.sources.emoji import duplicates, fetch, fixture, names, notice, split, styles
+from data_pipelines.sources.emoji import duplicates, fixture, names, notice, packages, split, styles
 from data_pipelines.sources.emoji.render import Drawing, icon_drawing, render
 
 SQUARE = '<rect width="8" height="16" fill="{}"/>'
@@ -226,51 +225,6 @@ def test_colour_under_transparency_does_not_hide_a_duplicate():
     assert duplicates.duplicated(tiles, np.array([0, 2])).tolist() == [False, True]
 
 
-# fetching
-
-
-def fake_npm(tmp_path, monkeypatch, script):
-    npm = tmp_path / "bin" / "npm"
-    npm.parent.mkdir()
-    npm.write_text(f"#!/bin/sh\n{script}\n")
-    npm.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{npm.parent}{os.pathsep}/usr/bin{os.pathsep}/bin")
-
-
-PACKAGE = fetch.Package("@scope/set", "1.0.0", "", "A", "MIT", "")
-HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # sha256 of b"hello"
-PACK = 'printf hello > "$4/scope-set-1.0.0.tgz"; echo run >> "$(dirname "$0")/runs"'
-
-
-def test_a_package_is_fetched_once_and_checked(tmp_path, monkeypatch):
-    fake_npm(tmp_path, monkeypatch, PACK)
-    package = fetch.Package("@scope/set", "1.0.0", HELLO, "A", "MIT", "")
-    cache = tmp_path / "cache"
-    for _ in range(2):
-        assert fetch.fetch(package, cache).read_bytes() == b"hello"
-    assert (tmp_path / "bin" / "runs").read_text() == "run\n"
-    (cache / package.archive).write_bytes(b"damaged")
-    assert fetch.fetch(package, cache).read_bytes() == b"hello"
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"), [(PACK, "expected"), ("echo E404 >&2; exit 1", "`npm pack` failed (E404)")]
-)
-def test_a_failed_fetch_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, script, expected):
-    fake_npm(tmp_path, monkeypatch, script)
-    with pytest.raises(fetch.FetchError) as caught:
-        fetch.fetch(PACKAGE, tmp_path / "cache")
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_missing_npm_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(fetch.FetchError, match="npm is not installed"):
-        fetch.fetch(PACKAGE, tmp_path / "cache")
-
-
 # building
 
 
@@ -335,6 +289,10 @@ def test_only_mit_and_apache_sets_are_bundled():
 
 
 def test_every_package_is_pinned():
-    packages = {fetch.NAMES, *styles.PACKAGES.values()}
-    assert all(len(package.sha256) == 64 and package.version and package.licence for package in packages)
-    assert fetch.FLUENT_3D.archive == "lobehub-fluent-emoji-3d-1.1.0.tgz"
+    pinned = {packages.NAMES, *styles.PACKAGES.values()}
+    assert all(len(package.sha256) == 64 and package.version and package.licence for package in pinned)
+    assert packages.FLUENT_3D.archive == "lobehub-fluent-emoji-3d-1.1.0.tgz"
+
+
+def test_the_bundled_drawings_come_from_the_pinned_packages():
+    assert all(styles.source(style) == about for style, about in load_corpus("fixture", 8).sources.items())

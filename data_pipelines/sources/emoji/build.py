@@ -5,7 +5,6 @@ at all. The fixture script builds its smaller corpus with the same function, so 
 """
 
 import argparse
-import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -20,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_pipelines.corpus import SPLITS, CorpusError, SheetWriter, tile_size, write_index
-from data_pipelines.sources.emoji import duplicates, fetch, styles
+from data_pipelines.sources.emoji import duplicates, packages, styles
 from data_pipelines.sources.emoji.names import Subject
 from data_pipelines.sources.emoji.render import Drawing, render
 from data_pipelines.sources.emoji.split import roots, split_roots
@@ -97,7 +96,7 @@ def build(
     kept = _without_duplicates(pictures, thumbnails, split)
     rows = [_row(subjects[code], root_by_hexcode[code], split[code], kept[code]) for code in subjects if code in kept]
     sources = {style: styles.source(style) for style in drawings}
-    write_index(folder, size, sources, dataclasses.asdict(fetch.NAMES), rows)
+    write_index(folder, size, sources, packages.NAMES.origin(), rows)
     return Counter((style, _split_of(style, split[code])) for code, tiles in kept.items() for style in tiles)
 
 

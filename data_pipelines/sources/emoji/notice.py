@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from data_pipelines.sources.emoji import fetch
+from data_pipelines.sources.emoji import packages
 from data_pipelines.sources.emoji.styles import PACKAGES, REDISTRIBUTABLE
 
 _HEAD = """\
@@ -50,7 +50,7 @@ specific language governing permissions and limitations under the License.
 def notice(styles: Iterable[str]) -> str:
     """The text for pictures of `styles`. Raises ValueError for a style whose licence is not MIT or Apache-2.0."""
     lines = []
-    for name, package in [*((style, PACKAGES[style]) for style in styles), ("names, keywords", fetch.NAMES)]:
+    for name, package in [*((style, PACKAGES[style]) for style in styles), ("names, keywords", packages.NAMES)]:
         if package.licence not in REDISTRIBUTABLE:
             raise ValueError(f"{name} is under {package.licence}: its pictures must not be bundled")
         lines.append(f"{name}: {package.name} {package.version}, {package.author}, {package.licence}, {package.home}")

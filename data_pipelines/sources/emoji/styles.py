@@ -4,29 +4,28 @@ A style is one house's rendering; styles and subjects together give the style, s
 that stand in for the paper's Table 1.
 """
 
-import dataclasses
 import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_pipelines.sources.emoji import fetch, names
-from data_pipelines.sources.emoji.fetch import Package
+from data_pipelines.packages import Package, fetch
+from data_pipelines.sources.emoji import names, packages
 from data_pipelines.sources.emoji.render import Drawing, icon_drawing
 
 PACKAGES: dict[str, Package] = {
-    "fluent_3d": fetch.FLUENT_3D,
-    "fluent_color": fetch.FLUENT_COLOR,
-    "fluent_flat": fetch.FLUENT_FLAT,
-    "fluent_hc": fetch.FLUENT_HC,
-    "noto": fetch.NOTO,
-    "noto_blob": fetch.NOTO_BLOB,
-    "twemoji": fetch.TWEMOJI,
-    "emojione": fetch.EMOJIONE,
-    "emojione_mono": fetch.EMOJIONE_MONO,
-    "openmoji": fetch.OPENMOJI,
-    "openmoji_line": fetch.OPENMOJI,
-    "fxemoji": fetch.FXEMOJI,
+    "fluent_3d": packages.FLUENT_3D,
+    "fluent_color": packages.FLUENT_COLOR,
+    "fluent_flat": packages.FLUENT_FLAT,
+    "fluent_hc": packages.FLUENT_HC,
+    "noto": packages.NOTO,
+    "noto_blob": packages.NOTO_BLOB,
+    "twemoji": packages.TWEMOJI,
+    "emojione": packages.EMOJIONE,
+    "emojione_mono": packages.EMOJIONE_MONO,
+    "openmoji": packages.OPENMOJI,
+    "openmoji_line": packages.OPENMOJI,
+    "fxemoji": packages.FXEMOJI,
 }
 HELD_OUT = frozenset({"fxemoji"})  # never trained on
 REDISTRIBUTABLE = frozenset({"MIT", "Apache-2.0"})  # licences whose renders may be bundled with this project
@@ -38,12 +37,12 @@ _OPENMOJI_FOLDERS = {"openmoji": "color/svg", "openmoji_line": "black/svg"}
 
 def source(style: str) -> dict:
     """What manifest.json records of a style: the package's fields, and whether the style is held out."""
-    return dataclasses.asdict(PACKAGES[style]) | {"held_out": style in HELD_OUT}
+    return PACKAGES[style].origin() | {"held_out": style in HELD_OUT}
 
 
 def open_subjects(cache: Path) -> dict[str, names.Subject]:
     """Every Unicode emoji of emojibase by hexcode. Raises FetchError."""
-    data, groups = _read(fetch.fetch(fetch.NAMES, cache), "en/data.json", "meta/groups.json")
+    data, groups = _read(fetch(packages.NAMES, cache), "en/data.json", "meta/groups.json")
     return names.read_subjects(json.loads(data), json.loads(groups))
 
 
@@ -51,10 +50,10 @@ def open_drawings(subjects: Mapping[str, names.Subject], cache: Path) -> dict[st
     """Style -> hexcode -> drawing, of the used subjects, in Unicode order. Raises FetchError."""
     drawings = _iconify_drawings(subjects, cache)
     # Outside the subjects of fluent_flat the provenance of the 3D pictures is unproved.
-    solid = _files(fetch.fetch(fetch.FLUENT_3D, cache), "assets", ".webp")
+    solid = _files(fetch(packages.FLUENT_3D, cache), "assets", ".webp")
     drawings["fluent_3d"] = {code: drawing for code, drawing in solid.items() if code in drawings["fluent_flat"]}
     for style, folder in _OPENMOJI_FOLDERS.items():
-        drawings[style] = _files(fetch.fetch(fetch.OPENMOJI, cache), folder, ".svg")
+        drawings[style] = _files(fetch(packages.OPENMOJI, cache), folder, ".svg")
     used = [code for code, subject in subjects.items() if names.is_used(subject)]
     return {style: {code: drawings[style][code] for code in used if code in drawings[style]} for style in PACKAGES}
 
@@ -62,7 +61,7 @@ def open_drawings(subjects: Mapping[str, names.Subject], cache: Path) -> dict[st
 def _iconify_drawings(subjects: Mapping[str, names.Subject], cache: Path) -> dict[str, dict[str, Drawing]]:
     sets = {}
     for style in (*_WITH_HEXCODES, *_WITH_SLUGS, "fluent_color", "fxemoji"):
-        icons, chars = _read(fetch.fetch(PACKAGES[style], cache), "icons.json", "chars.json")
+        icons, chars = _read(fetch(PACKAGES[style], cache), "icons.json", "chars.json")
         sets[style] = json.loads(icons), json.loads(chars)
     found = _match(subjects, sets)
     return {
