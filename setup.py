@@ -25,6 +25,7 @@ setup(
         "scipy>=1.14,<2",
         "sentencepiece>=0.2,<0.3",
         "tensorboard>=2.19,<3",
+        "tensorstore>=0.1.74,<0.2",
         "tokenizers>=0.21,<0.24",
         "tqdm>=4.66,<5",
     ],

@@ -130,7 +130,7 @@ def defaults(name: str) -> ConfigDict:
             layers=0,
             vocab_size=32128,  # the T5 vocabulary; `[ref#k]` is <extra_id_{k-1}>
             frozen=False,  # True: outside the optimizer, weights from `weights`; False: trained along from scratch
-            weights="",  # a Hugging Face folder (t5 v1.1, flan-t5) or the workdir of a run; needed when frozen
+            weights="",  # t5 v1.1 or flan-t5, a Hugging Face folder or T5X checkpoint; or a workdir of a run
         )
     )
 

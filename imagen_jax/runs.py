@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imagen_jax import checkpoint, partition, pretrained, schedules
+from imagen_jax import checkpoint, partition, pretrained, schedules, t5x
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 
@@ -107,15 +107,16 @@ def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:
     weights = config.text_encoder.weights
     if not weights:
         raise RunError(
-            "config.text_encoder.frozen=True needs config.text_encoder.weights: a Hugging Face T5 folder or the "
-            "workdir of a run; or set --config.text_encoder.frozen=False to train one from scratch"
+            "config.text_encoder.frozen=True needs config.text_encoder.weights: a Hugging Face T5 folder, a T5X "
+            "checkpoint or the workdir of a run; or set --config.text_encoder.frozen=False to train one from scratch"
         )
     if has_run(weights):
         return {"text_encoder": _restore_ema(weights, mesh, config.sharding)[0]["text_encoder"]}
     model = model_lib.make_model(config)
     abstract = jax.eval_shape(functools.partial(model_lib.init, model), jax.random.key(0))["text_encoder"]
     placed = partition.shardings(abstract, mesh, config.sharding)
-    return {"text_encoder": pretrained.load_t5(weights, abstract, placed)}
+    load = t5x.load if t5x.is_checkpoint(weights) else pretrained.load_t5
+    return {"text_encoder": load(weights, abstract, placed)}
 
 
 def _restore_ema(workdir: str | Path, mesh: Mesh, table: partition.Table | None) -> tuple[dict, dict]:

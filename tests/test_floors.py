@@ -11,7 +11,7 @@ FLOORS = [
     "types",
     *("schedules", "diffusion", "guidance", "samplers"),
     *("nn.layers", "nn.attention", "nn.unet", "nn.t5"),
-    *("workdir", "model", "partition", "optim", "checkpoint", "metrics", "pretrained"),
+    *("workdir", "model", "partition", "optim", "checkpoint", "metrics", "pretrained", "t5x"),
     *("train_step", "runs"),
     *("grid", "cascade", "evaluate", "plan", "sample", "train"),
     "main",
