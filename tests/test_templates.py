@@ -13,11 +13,14 @@ PHRASES = {
     "text_to_image": [],
     "line": ["line drawing"],
     "edge": ["edge map"],
+    "depth": ["depth map"],
     "mask": ["mask"],
     "subject": ["a dog", "a dog", "a dog"],
+    "face": ["reference image", "reference image"],
     "style": ["style"],
     "style_transfer": ["style", "content image"],
     "edit": ["content image"],
+    "masked_edit": ["mask", "content image"],
     "neighbors": ["a fox", "a wolf", "a dog"],
 }
 LINES = [(task, index) for task in PHRASES for index in range(templates.count(task))]
@@ -52,7 +55,7 @@ def test_rendered_text_is_a_valid_instruction(task, index):
     image = np.zeros((2, 2, 3), np.uint8)
     text = templates.render(task, index, **_fields(task, PHRASES[task]))
     check(Instruction(text, tuple(Reference(f"[ref#{k}]", p, image) for k, p in enumerate(PHRASES[task], start=1))))
-    assert text.endswith(".") and "  " not in text and ".." not in text
+    assert text.endswith((".", "?")) and "  " not in text and ".." not in text
 
 
 def test_references_become_a_natural_list():
@@ -76,7 +79,7 @@ def test_a_caption_is_taken_literally_but_for_its_full_stop():
     ("task", "index", "fields", "complaint"),
     [
         ("juggle", 0, {"caption": "x"}, "no templates"),
-        ("line", 99, {"caption": "x", "references": ["[ref#1] y"]}, "does not exist"),
+        ("line", 100, {"caption": "x", "references": ["[ref#1] y"]}, "does not exist"),
         ("line", -1, {"caption": "x", "references": ["[ref#1] y"]}, "does not exist"),
         ("line", 0, {"caption": "x"}, "takes caption, ref1; got caption"),
         ("line", 0, {"caption": "x", "references": ["[ref#1] y", "[ref#2] z"]}, "got caption, ref1, ref2"),

@@ -3,9 +3,10 @@
 A template's placeholders are those of its task in PLACEHOLDERS. `{ref1}` and `{ref2}` become a marker with its phrase,
 "[ref#1] line drawing"; `{references}` becomes a list of one or more: "[ref#1] a fox, [ref#2] a wolf and [ref#3] a dog".
 What reads well as phrases, in the order of `references`:
-  line, edge, mask: "[ref#1] line drawing"                  subject, neighbors: "[ref#1] a dog"
-  style: "[ref#1] style image" or "[ref#1] Realism style"   edit: "[ref#1] content image"
+  line, edge, depth, mask: "[ref#1] line drawing"           subject, neighbors: "[ref#1] a dog"
+  style: "[ref#1] style image" or "[ref#1] Realism style"   face: "[ref#1] reference image"
   style_transfer: as for style, then "[ref#2] content image"
+  edit: "[ref#1] content image"                             masked_edit: "[ref#1] mask", "[ref#2] content image"
 A change is an order: "replace the hat with a crown".
 """
 
@@ -17,11 +18,14 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "text_to_image": frozenset({"caption"}),
     "line": frozenset({"caption", "ref1"}),
     "edge": frozenset({"caption", "ref1"}),
+    "depth": frozenset({"caption", "ref1"}),
     "mask": frozenset({"caption", "ref1"}),
     "subject": frozenset({"caption", "references"}),
+    "face": frozenset({"caption", "references"}),
     "style": frozenset({"caption", "ref1"}),
     "style_transfer": frozenset({"ref1", "ref2"}),
     "edit": frozenset({"change", "ref1"}),
+    "masked_edit": frozenset({"change", "ref1", "ref2"}),
     "neighbors": frozenset({"caption", "references"}),
 }
 
