@@ -1,4 +1,4 @@
-"""Control pictures made from a target: edges and masks (paper section 3.2, the control row of Table 1).
+"""Edges and masks without a network, for corpora in memory (paper section 3.2, the control rows of Table 1).
 
 The paper takes edges from HED and masks from a salient-object net. Here edges are a colour Sobel gradient thinned to
 its ridges, and a mask is the picture's own alpha. Controls are white on black, three equal channels.
