@@ -4,18 +4,29 @@ A part is what one worker reads alone: a file of shards, or a slice of a folder.
 web-scale (image, text) pairs, so a set is never read through one door.
 """
 
+import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from data_pipelines.sources.item import Pixels, Skip, SourceError
 
 IMAGE_COLUMNS = ("image", "file_name", "jpg", "png", "webp")  # of image folders, Hugging Face and img2dataset
-CAPTION_COLUMNS = ("caption", "text", "TEXT", "captions")
+CAPTION_COLUMNS = ("caption", "text", "txt", "TEXT", "captions")
 URL_FIELDS = ("url", "URL", "image_url")
 LICENCE_FIELDS = ("license", "LICENSE", "licence")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "restval": "train",  # the rest of COCO's validation pictures, as Karpathy and Li divide them
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -91,5 +102,21 @@ def _first(meta: Mapping[str, str], names: Sequence[str]) -> str:
 
 
 def split_of(name: str) -> str:
-    """The split that a file or split name begins with: 'dev-00000-of-00004' is 'validation'; '' where it tells none."""
-    return _SPLITS.get(name.replace("_", "-").partition("-")[0].lower(), "")
+    """The split that a part's name tells: 'dev-00000-of-00004' or 'val/00012' -> 'validation'; '' where none."""
+    words = (re.split("[-_.]", step, maxsplit=1)[0].lower() for step in reversed(name.split("/")))
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "")
+
+
+def parse_object(text: str | bytes) -> dict | None:
+    """A JSON object; None where the text is not one."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def file_parts(form: str, files: Sequence[Path], root: Path, columns: Columns) -> list[Part]:
+    """A part a file of shards, named by its path below `root` without the suffix: 'train/00000'."""
+    names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    return [Part(form, str(file), name, columns, split=split_of(name)) for file, name in zip(files, names, strict=True)]

@@ -5,105 +5,107 @@ paths relative to the file. img2dataset's layout `files` writes a .txt and a .js
 """
 
 import csv
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from data_pipelines.sources.formats.common import SUFFIXES, Captioned, Columns, Part, make_captioned, resolve, split_of
+from data_pipelines.sources.formats.common import (
+    SUFFIXES,
+    Captioned,
+    Columns,
+    Part,
+    make_captioned,
+    parse_object,
+    resolve,
+    split_of,
+)
 from data_pipelines.sources.item import Skip, SourceError
 
-CAPTION_FILES = ("captions.jsonl", "metadata.jsonl", "*.csv")
 ROWS_PER_PART = 1000
+_CAPTION_FILES = ("captions.jsonl", "metadata.jsonl", "*.csv")
 
 
-def list_parts(folder: Path, columns: Columns) -> list[Part]:
-    """Slices of the folder's caption files, or of its pictures where it has none, in the order of names.
+def caption_files(folder: Path) -> list[Path]:
+    """The caption files of a folder and those below it, in the order of names."""
+    return sorted({path for pattern in _CAPTION_FILES for path in folder.rglob(pattern)})
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether a picture lies in the folder or below it."""
+    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+
+
+def list_parts(files: Sequence[Path], folder: Path, columns: Columns) -> list[Part]:
+    """Slices of the caption files; without any, of the pictures that lie in the folder, in the order of names.
 
     Raises SourceError where a caption file lacks a column, or where there is nothing to read.
     """
-    tables = sorted({path for pattern in CAPTION_FILES for path in folder.rglob(pattern)})
-    return [part for table in tables for part in table_parts(table, folder, columns)] or _picture_parts(folder)
+    return [part for file in files for part in _file_parts(file, folder, columns)] or _picture_parts(folder)
 
 
-def table_parts(table: Path, folder: Path, columns: Columns) -> list[Part]:
-    """Slices of one caption file; keys are relative to `folder`. Raises SourceError for a missing column."""
-    first = next((row for _, row in _rows(table) if row is not None), None)
+def _file_parts(file: Path, folder: Path, columns: Columns) -> list[Part]:
+    first = next((row for _, row in _rows(file) if row is not None), None)
     if first is None:
-        raise SourceError(f"{table}: has no captions: write an object a line, or choose another --input")
-    columns = resolve(columns, list(first), str(table))
-    rows, name = sum(1 for _ in _rows(table)), table.relative_to(folder).as_posix()
+        raise SourceError(f"{file}: holds no caption: write one object or row a picture, or delete it")
+    columns = resolve(columns, list(first), str(file))
+    rows, name = sum(1 for _ in _rows(file)), file.relative_to(folder).as_posix()
     return [
-        Part("folder", str(table), name, columns, start, min(start + ROWS_PER_PART, rows), split=split_of(name))
+        Part("folder", str(file), name, columns, start, min(start + ROWS_PER_PART, rows), split=split_of(name))
         for start in range(0, rows, ROWS_PER_PART)
     ]
 
 
 def _picture_parts(folder: Path) -> list[Part]:
-    pictures = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
-    )
-    if not any((folder / name).with_suffix(".txt").is_file() for name in pictures):
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not any((folder / name).with_suffix(".txt").is_file() for name in names):
         raise SourceError(
             f"{folder}: no captioned pictures: give a folder with captions.jsonl, a .csv, or a .txt beside each "
             "picture; or .tar or .parquet files as img2dataset writes them"
         )
-    slices = (tuple(pictures[i : i + ROWS_PER_PART]) for i in range(0, len(pictures), ROWS_PER_PART))
+    slices = (tuple(names[i : i + ROWS_PER_PART]) for i in range(0, len(names), ROWS_PER_PART))
     return [Part("folder", str(folder), members[0], members=members) for members in slices]
 
 
 def read(part: Part) -> Iterator[Captioned | Skip]:
     """The pictures of one part as paths; a broken line or a picture that is not there is a Skip."""
-    yield from _read_pictures(part) if part.members else _read_table(part)
+    yield from _read_pictures(part) if part.members else _read_file(part)
 
 
 def _read_pictures(part: Part) -> Iterator[Captioned | Skip]:
     for name in part.members:
         picture = Path(part.path) / name
-        beside = picture.with_suffix(".txt")
-        caption = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
-        yield make_captioned(part.path, name, picture, caption, _read_fields(picture.with_suffix(".json")))
+        caption = _text(picture.with_suffix(".txt"))
+        fields = parse_object(_text(picture.with_suffix(".json"))) or {}
+        yield make_captioned(part.path, name, picture, caption, fields, split_of(name.rpartition("/")[0]))
 
 
-def _read_fields(path: Path) -> dict:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # the fields are an extra: the caption stands in the .txt
-    return fields if isinstance(fields, dict) else {}
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
 
 
-def _read_table(part: Part) -> Iterator[Captioned | Skip]:
-    table = Path(part.path)
-    for line, row in islice(_rows(table), part.start, part.stop):
+def _read_file(part: Part) -> Iterator[Captioned | Skip]:
+    file = Path(part.path)
+    for line, row in islice(_rows(file), part.start, part.stop):
         if row is None:
-            yield Skip(f"{table}:{line}", "broken line")
+            yield Skip(f"{file}:{line}", "broken line")
             continue
         fields = dict(row)
         name, caption = fields.pop(part.columns.image, None), fields.pop(part.columns.caption, None)
-        picture = table.parent / name if isinstance(name, str) and name else None
+        picture = file.parent / name if isinstance(name, str) and name else None
         if picture is not None and not picture.is_file():
-            yield Skip(f"{table}:{line}: {name}", "no such picture")
+            yield Skip(f"{file}:{line}: {name}", "no such picture")
             continue
-        yield make_captioned(str(table), f"{part.name}:{line}", picture, caption, fields, part.split)
+        yield make_captioned(part.path, f"{part.name}:{line}", picture, caption, fields, part.split)
 
 
-def _rows(table: Path) -> Iterator[tuple[int, dict | None]]:
-    """Every row with the number of its line; None for one that is broken."""
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        if table.suffix == ".csv":
-            reader = csv.DictReader(file)
+def _rows(file: Path) -> Iterator[tuple[int, dict | None]]:
+    """Every row with the number of its (last) line; None for one that is broken."""
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        if file.suffix == ".csv":
+            reader = csv.DictReader(lines)
             for row in reader:
                 yield reader.line_num, None if None in row or None in row.values() else row
             return
-        for line, text in enumerate(file, start=1):
+        for line, text in enumerate(lines, start=1):
             if text.strip():
-                yield line, _parse(text)
-
-
-def _parse(text: str) -> dict | None:
-    try:
-        row = json.loads(text)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+                yield line, parse_object(text)

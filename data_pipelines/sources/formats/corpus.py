@@ -1,0 +1,63 @@
+"""A corpus of this project (data_pipelines/corpus.py) as captioned pictures: each drawing with its subject's name.
+
+Drawings stand on white. A part is a sheet of one style, so that a corpus larger than the memory can be read.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines import corpus
+from data_pipelines.sources.formats.common import Captioned, Columns, Part
+from data_pipelines.sources.item import Skip, SourceError
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether the folder is one, whole or damaged."""
+    return all((folder / name).is_file() for name in ("manifest.json", "index.tsv"))
+
+
+def list_parts(folder: Path, columns: Columns) -> list[Part]:
+    """A part a sheet, in the order of names. Raises SourceError for a damaged corpus."""
+    with _as_source_error():
+        corpus.tile_size(folder)  # reads the manifest
+    sheets = sorted(path.stem for path in (folder / "sheets").glob("*.webp"))
+    return [Part("corpus", str(folder), sheet, columns) for sheet in sheets]
+
+
+def read(part: Part) -> Iterator[Captioned | Skip]:
+    """The drawings of one sheet as [S, S, 3] uint8. Raises SourceError for a damaged corpus."""
+    folder, path = Path(part.path), Path(part.path, "sheets", f"{part.name}.webp")
+    style, _, number = part.name.rpartition("-")
+    with _as_source_error():
+        size, sheet = corpus.tile_size(folder), corpus._open_sheet(folder, path.name)
+        for picture, position in corpus._read_index(folder, corpus._read_manifest(folder)["styles"]):
+            at, tile = divmod(position, corpus.TILES_PER_SHEET)
+            if picture.style == style and at == int(number):
+                yield _captioned(picture, corpus._cut(sheet, tile, size, size, path))
+
+
+def licences(folder: Path) -> str:
+    """The licences of the corpus's drawings, as its manifest names them."""
+    with _as_source_error():
+        styles = corpus._read_manifest(folder)["styles"].values()
+    return ", ".join(sorted({style["licence"] for style in styles}))
+
+
+@contextlib.contextmanager
+def _as_source_error():
+    try:
+        yield
+    except corpus.CorpusError as error:
+        raise SourceError(str(error)) from error
+
+
+def _captioned(picture: corpus.Picture, tile: np.ndarray) -> Captioned:
+    drawing = Image.fromarray(tile)
+    image = np.asarray(Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB"))
+    meta = {name: getattr(picture, name) for name in ("subject", "root", "style", "group", "subgroup")}
+    meta["keywords"] = ", ".join(picture.keywords)
+    return Captioned(f"{picture.style}/{picture.subject}", image, picture.name, meta=meta, split=picture.split)
