@@ -174,6 +174,7 @@ def defaults(name: str) -> ConfigDict:
         dict(
             steps=0,
             batch_size=512,  # [P] the global batch
+            accumulate=1,  # micro-batches a step; more of them need less memory
             log_every=50,
             checkpoint_every=1000,  # a multiple of log_every, so that a resumed log continues exactly
             keep_checkpoints=2,

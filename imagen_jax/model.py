@@ -96,11 +96,3 @@ def denoiser(model: Model, params: dict) -> Denoiser:
         return x0
 
     return denoise
-
-
-def drop_conditions(key: Array, cond: Cond, drop_all: float, drop_context: float) -> Cond:
-    """Independently drop text + context, and context only, of each example (paper, section 3.3)."""
-    all_key, context_key = jax.random.split(key)
-    batch = cond.text_mask.shape[:1]
-    dropped = jax.random.bernoulli(all_key, drop_all, batch)
-    return cond.drop(text=dropped, context=dropped | jax.random.bernoulli(context_key, drop_context, batch))

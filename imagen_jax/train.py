@@ -74,6 +74,9 @@ def check(config: ConfigDict, workdir: Path) -> None:
             f"config.train.checkpoint_every={saved} must be a multiple of config.train.log_every={logged}, so that "
             "the metrics of a resumed run continue exactly"
         )
+    size, parts = config.train.batch_size, config.train.accumulate
+    if parts < 1 or size % parts:
+        raise TrainError(f"config.train.batch_size={size} does not divide by config.train.accumulate={parts}")
 
 
 def start(trainer: Trainer) -> TrainState:
@@ -134,7 +137,11 @@ def compile_step(trainer: Trainer):
     """(state, frozen, batch) -> (state, sums for metrics.Accumulator); jitted, the state donated."""
     config = trainer.config
     objective = Objective(
-        runs.make_schedule(config), config.diffusion.drop_all, config.diffusion.drop_context, config.train.crop_size
+        runs.make_schedule(config),
+        config.diffusion.drop_all,
+        config.diffusion.drop_context,
+        config.train.crop_size,
+        config.train.accumulate,
     )
 
     def step(state, frozen, batch):

@@ -37,6 +37,7 @@ class Objective:
     drop_all: float
     drop_context: float
     crop_size: int  # side of super-resolution's training crops; 0: whole pictures
+    accumulate: int = 1  # micro-batches that a step's batch is split into
 
 
 def init_state(params: dict, tx: optax.GradientTransformation) -> TrainState:
@@ -44,44 +45,101 @@ def init_state(params: dict, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params))
 
 
-def losses(model: Model, objective: Objective, params: dict, batch: Batch, key: Array) -> tuple[Array, Array]:
-    """Per-example loss [B] and log-SNR [B]: v-prediction, L2 (paper, section 3.3)."""
-    drop_key, time_key, noise_key, lowres_key = jax.random.split(key, 4)
+@flax.struct.dataclass
+class Draws:
+    """All randomness of a training batch, drawn at once: so how a step splits its batch changes nothing."""
+
+    logsnr: Array  # [B]
+    eps: Array  # [B, side, side, 3]
+    no_text: Array  # [B] bool, text and context dropped
+    no_context: Array  # [B] bool
+    aug_level: Array | None = None  # [B] in [0, 1]: noise on super-resolution's input
+    lowres_eps: Array | None = None  # [B, side / factor, side / factor, 3]
+    corners: Array | None = None  # [B, 2] of the training crops, in low-resolution pixels
+
+
+def draw(model: Model, objective: Objective, batch_size: int, key: Array) -> Draws:
+    """Noise, noise levels, and which conditions are dropped: independently 10 % and 10 % (paper, section 3.3)."""
+    all_key, context_key, time_key, noise_key, lowres_key = jax.random.split(key, 5)
+    side = objective.crop_size or model.image_size
+    no_text = jax.random.bernoulli(all_key, objective.drop_all, (batch_size,))
+    draws = Draws(
+        logsnr=diffusion.sample_logsnr(time_key, batch_size, objective.schedule),
+        eps=jax.random.normal(noise_key, (batch_size, side, side, 3)),
+        no_text=no_text,
+        no_context=no_text | jax.random.bernoulli(context_key, objective.drop_context, (batch_size,)),
+    )
+    return _draw_lowres(draws, model, side, lowres_key) if model.lowres_size else draws
+
+
+def _draw_lowres(draws: Draws, model: Model, side: int, key: Array) -> Draws:
+    level_key, eps_key, crop_key = jax.random.split(key, 3)
+    batch_size, small = draws.logsnr.shape[0], side * model.lowres_size // model.image_size
+    return draws.replace(
+        aug_level=jax.random.uniform(level_key, (batch_size,)),
+        lowres_eps=jax.random.normal(eps_key, (batch_size, small, small, 3)),
+        corners=jax.random.randint(crop_key, (batch_size, 2), 0, model.lowres_size - small + 1),
+    )
+
+
+def losses(model: Model, objective: Objective, params: dict, batch: Batch, draws: Draws) -> Array:
+    """Per-example loss [B]: v-prediction, L2 (paper, section 3.3)."""
     x0 = model_lib.to_float(batch.image)
     cond = model_lib.encode(model, params, batch.text, batch.context)
-    cond = model_lib.drop_conditions(drop_key, cond, objective.drop_all, objective.drop_context)
+    cond = cond.drop(text=draws.no_text, context=draws.no_context)
     if model.lowres_size:
-        x0, cond = add_lowres(model, objective, lowres_key, x0, cond)
-    logsnr = diffusion.sample_logsnr(time_key, x0.shape[0], objective.schedule)
-    eps = jax.random.normal(noise_key, x0.shape)
-    output = model_lib.predict(model, params, diffusion.add_noise(x0, eps, logsnr), logsnr, cond)
-    return diffusion.loss(output, x0, eps, logsnr, model.prediction), logsnr
+        x0, cond = add_lowres(model, objective, x0, cond, draws)
+    z = diffusion.add_noise(x0, draws.eps, draws.logsnr)
+    output = model_lib.predict(model, params, z, draws.logsnr, cond)
+    return diffusion.loss(output, x0, draws.eps, draws.logsnr, model.prediction)
 
 
-def add_lowres(model: Model, objective: Objective, key: Array, x0: Array, cond: Cond) -> tuple[Array, Cond]:
+def add_lowres(model: Model, objective: Objective, x0: Array, cond: Cond, draws: Draws) -> tuple[Array, Cond]:
     """Super-resolution's pair: (crop of) the target, and its noised low-resolution version in cond (Imagen, 2.3)."""
-    level_key, eps_key, crop_key = jax.random.split(key, 3)
     lowres = model_lib.shrink(x0, model.lowres_size)
     if objective.crop_size:
-        x0, lowres = random_crops(crop_key, x0, lowres, objective.crop_size)
-    aug_level = jax.random.uniform(level_key, x0.shape[:1])
-    eps = jax.random.normal(eps_key, lowres.shape)
-    return x0, model_lib.with_lowres(cond, *diffusion.augment_lowres(lowres, eps, aug_level, objective.schedule))
+        x0, lowres = crop(x0, lowres, draws.corners, objective.crop_size)
+    noised = diffusion.augment_lowres(lowres, draws.lowres_eps, draws.aug_level, objective.schedule)
+    return x0, model_lib.with_lowres(cond, *noised)
 
 
-def random_crops(key: Array, x0: Array, lowres: Array, size: int) -> tuple[Array, Array]:
-    """The same random window of both, aligned to whole low-resolution pixels: [B, size, size, 3] and its low-res."""
+def crop(x0: Array, lowres: Array, corners: Array, size: int) -> tuple[Array, Array]:
+    """The same window of both, at `corners` of the low-resolution grid: [B, size, size, 3] and its low-res."""
     factor = x0.shape[1] // lowres.shape[1]
-    small = size // factor
-    corners = jax.random.randint(key, (x0.shape[0], 2), 0, lowres.shape[1] - small + 1)
 
-    def crop(image, corner, side):
+    def window(image, corner, side):
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (side, side, 3))
 
     return (
-        jax.vmap(lambda image, corner: crop(image, corner, size))(x0, corners * factor),
-        jax.vmap(lambda image, corner: crop(image, corner, small))(lowres, corners),
+        jax.vmap(lambda image, corner: window(image, corner, size))(x0, corners * factor),
+        jax.vmap(lambda image, corner: window(image, corner, size // factor))(lowres, corners),
     )
+
+
+def mean_gradient(loss_of, params: dict, parts: int, data) -> tuple[dict, Array]:
+    """Gradient of the batch's mean loss, and the losses [B], from `parts` micro-batches one after the other.
+
+    `loss_of(params, data)` is [B]; `data` is a tree with the batch on axis 0. Every n-th example goes to one part, so
+    each device keeps the examples that it has.
+    """
+
+    def gradient(data):
+        def mean_loss(params):
+            loss = loss_of(params, data)
+            return loss.mean(), loss
+
+        return jax.grad(mean_loss, has_aux=True)(params)
+
+    if parts == 1:
+        return gradient(data)
+
+    def add(total, data):
+        grads, loss = gradient(data)
+        return jax.tree.map(lambda t, g: t + g / parts, total, grads), loss
+
+    micro = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), data)
+    grads, loss = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), micro)
+    return grads, loss.swapaxes(0, 1).reshape(-1)
 
 
 def train_step(
@@ -96,14 +154,14 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """(state, batch) -> (state, {"loss" [B], "logsnr" [B], "grad_norm" []}). Jit it with state donated."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    draws = draw(model, objective, batch.image.shape[0], key)
 
-    def mean_loss(params):
-        loss, logsnr = losses(model, objective, params | frozen, batch, key)
-        return loss.mean(), (loss, logsnr)
+    def loss_of(params, data):
+        return losses(model, objective, params | frozen, *data)
 
-    grads, (loss, logsnr) = jax.grad(mean_loss, has_aux=True)(state.params)
+    grads, loss = mean_gradient(loss_of, state.params, objective.accumulate, (batch, draws))
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = ema_update(state.ema, params, state.step, ema_decay)
-    metrics = {"loss": loss, "logsnr": logsnr, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": loss, "logsnr": draws.logsnr, "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, ema, opt_state), metrics

@@ -98,20 +98,6 @@ def test_a_cascade_that_does_not_fit_is_refused():
         cascade.check_fit(Run(config, None, None), None)
 
 
-def test_condition_dropout_has_the_papers_rates():
-    count = 20_000
-    cond = model_lib.Cond(
-        text=None,
-        text_mask=jnp.ones((count, 3), bool),
-        context_mask=jnp.ones((count, 2), bool),
-    )
-    dropped = model_lib.drop_conditions(jax.random.key(0), cond, drop_all=0.1, drop_context=0.1)
-    no_text, no_context = ~dropped.text_mask.any(-1), ~dropped.context_mask.any(-1)
-    assert abs(float(no_text.mean()) - 0.1) < 0.01
-    assert abs(float(no_context.mean()) - 0.19) < 0.01  # 1 - 0.9 * 0.9
-    assert not bool((no_text & ~no_context).any())
-
-
 def test_paper_configs_follow_the_paper():
     from experiments import stage1, stage2
 

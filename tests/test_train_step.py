@@ -10,17 +10,18 @@ import pytest
 from imagen_jax import model as model_lib
 from imagen_jax import partition, runs
 from imagen_jax.optim import make_optimizer
-from imagen_jax.train_step import Objective, add_lowres, init_state, losses, random_crops, train_step
+from imagen_jax.train_step import Objective, add_lowres, crop, draw, init_state, losses, train_step
 from tests import tiny
 
 
-def objective(config, crop_size: int = 0) -> Objective:
-    return Objective(runs.make_schedule(config), config.diffusion.drop_all, config.diffusion.drop_context, crop_size)
+def objective(config, crop_size: int = 0, accumulate: int = 1) -> Objective:
+    drop = config.diffusion.drop_all, config.diffusion.drop_context
+    return Objective(runs.make_schedule(config), *drop, crop_size, accumulate)
 
 
-def step_function(config, net):
+def step_function(config, net, accumulate: int = 1):
     tx = make_optimizer(config.optim)
-    return tx, jax.jit(functools.partial(train_step, net, objective(config), tx, 0.9, 0))
+    return tx, jax.jit(functools.partial(train_step, net, objective(config, accumulate=accumulate), tx, 0.9, 0))
 
 
 def test_a_frozen_text_encoder_stays_outside_the_state():
@@ -60,6 +61,27 @@ def test_training_on_one_batch_lowers_its_loss_and_follows_with_the_ema():
     assert np.mean(history[-10:]) < 0.8 * np.mean(history[:10])
     distance = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, state.ema)
     assert 0 < max(jax.tree.leaves(distance)) < 0.5
+
+
+def test_condition_dropout_has_the_papers_rates():
+    config = tiny.config()
+    draws = draw(model_lib.make_model(config), objective(config), 20_000, jax.random.key(0))
+    assert abs(float(draws.no_text.mean()) - 0.1) < 0.01
+    assert abs(float(draws.no_context.mean()) - 0.19) < 0.01  # 1 - 0.9 * 0.9
+    assert not bool((draws.no_text & ~draws.no_context).any())
+
+
+def test_four_micro_batches_of_two_are_one_batch_of_eight():
+    config, batch = tiny.config(), tiny.batch(size=8)
+    net, params = tiny.model_and_params()
+    results = []
+    for accumulate in (1, 4):
+        tx, step = step_function(config, net, accumulate)
+        state, values = step(init_state(params, tx), {}, batch)
+        results.append((values["loss"], values["grad_norm"], state.params))
+    assert float(jnp.ptp(results[0][0])) > 0  # a mixed-up order of the losses would show
+    whole, parts = results
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6), parts, whole)
 
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
@@ -113,7 +135,10 @@ def test_super_resolution_crops_both_pictures_alike(super_res):
     rows, columns = jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0), indexing="ij")
     lowres = jnp.stack([rows, columns, rows], -1)[None].repeat(4, 0)
     x0 = lowres.repeat(2, 1).repeat(2, 2)
-    big, small = random_crops(jax.random.key(0), x0, lowres, 8)
+    config = tiny.config(image_size=16, lowres_size=8, context_levels=())
+    draws = draw(super_res[0], objective(config, crop_size=8), 64, jax.random.key(0))
+    assert draws.corners.min() == 0 and draws.corners.max() == 4  # every window, none beyond the border
+    big, small = crop(x0, lowres, draws.corners[:4], 8)
     assert big.shape == (4, 8, 8, 3) and small.shape == (4, 4, 4, 3)
     np.testing.assert_array_equal(big[:, ::2, ::2], small)
     assert len({tuple(corner) for corner in np.asarray(small[:, 0, 0, :2]).tolist()}) > 1
@@ -124,7 +149,8 @@ def test_super_resolution_trains_on_augmented_pictures(super_res):
     config, batch = tiny.config(), tiny.batch(size=64, side=16)
     x0 = model_lib.to_float(jnp.asarray(batch.image))
     empty = model_lib.Cond(text=None, text_mask=jnp.ones((64, 1), bool))
-    same, cond = add_lowres(net, objective(config), jax.random.key(0), x0, empty)
+    draws = draw(net, objective(config), 64, jax.random.key(0))
+    same, cond = add_lowres(net, objective(config), x0, empty, draws)
     np.testing.assert_array_equal(same, x0)
     assert cond.lowres.shape == (64, 8, 8, 3)
     schedule = runs.make_schedule(config)
@@ -133,5 +159,6 @@ def test_super_resolution_trains_on_augmented_pictures(super_res):
     cleanest = int(cond.lowres_logsnr.argmax())
     clean = model_lib.shrink(x0, 8)
     assert float(jnp.abs(cond.lowres - clean)[cleanest].mean()) < float(jnp.abs(cond.lowres - clean).mean()) / 3
-    value, _ = jax.jit(functools.partial(losses, net, objective(config, crop_size=8)))(params, batch, jax.random.key(0))
+    cropped = objective(config, crop_size=8)
+    value = jax.jit(functools.partial(losses, net, cropped))(params, batch, draw(net, cropped, 64, jax.random.key(0)))
     assert value.shape == (64,) and bool(jnp.isfinite(value).all())
