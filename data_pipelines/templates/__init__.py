@@ -3,11 +3,11 @@
 A template's placeholders are those of its task in PLACEHOLDERS. `{ref1}` and `{ref2}` become a marker with its phrase,
 "[ref#1] line drawing"; `{references}` becomes a list of one or more: "[ref#1] a fox, [ref#2] a wolf and [ref#3] a dog".
 What reads well as phrases, in the order of `references`:
-  line, edge, depth, mask: "[ref#1] line drawing"           subject, neighbors: "[ref#1] a dog"
-  style: "[ref#1] style image" or "[ref#1] Realism style"   face: "[ref#1] reference image"
-  style_transfer: as for style, then "[ref#2] content image"
-  edit: "[ref#1] content image"                             masked_edit: "[ref#1] mask", "[ref#2] content image"
-A change is an order: "replace the hat with a crown".
+  line: "line drawing", "sketch"    edge: "edge map"    depth: "depth map"    mask: "mask"
+  subject, neighbors: "a dog"       face: "reference image"                   style: "style image", "Realism style"
+  style_transfer: as for style, then "content image"    edit: "content image"    masked_edit: "mask", "content image"
+The composed tasks join references of these: the control, then the subject, then the style. A caption may be a name
+("red apple"), a phrase or a sentence; a change is an order: "replace the hat with a crown".
 """
 
 import functools
@@ -27,7 +27,21 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "edit": frozenset({"change", "ref1"}),
     "masked_edit": frozenset({"change", "ref1", "ref2"}),
     "neighbors": frozenset({"caption", "references"}),
+    "styled_subject": frozenset({"caption", "ref1", "ref2"}),  # subject, style
+    "line_style": frozenset({"caption", "ref1", "ref2"}),
+    "mask_style": frozenset({"caption", "ref1", "ref2"}),
+    "depth_style": frozenset({"caption", "ref1", "ref2"}),
+    "subject_line": frozenset({"caption", "ref1", "ref2"}),  # line, subject
+    "multi_subject": frozenset({"caption", "ref1", "ref2"}),
+    "styled_subject_line": frozenset({"caption", "ref1", "ref2", "ref3"}),  # line, subject, style
 }
+# Never trained on: whether they succeed is the paper's question of zero-shot generalisation (section 4.2).
+COMPOSED = frozenset(
+    {
+        "styled_subject", "line_style", "mask_style", "depth_style", "subject_line", "multi_subject",
+        "styled_subject_line",
+    }
+)  # fmt: skip
 
 
 @functools.cache
@@ -71,7 +85,8 @@ def render(task: str, index: int, *, caption: str = "", change: str = "", refere
         raise ValueError(
             f"task {task!r} takes {', '.join(sorted(wanted))}; got {', '.join(sorted(given)) or 'nothing'}"
         )
-    return templates(task)[index].format(**fields)
+    text = templates(task)[index].format(**fields)
+    return text.replace("?.", "?").replace("!.", "!")  # a caption's own mark ends the sentence
 
 
 def _bare(sentence: str) -> str:
