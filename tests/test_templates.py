@@ -37,9 +37,10 @@ COUNTS = {task: 30 if task in templates.COMPOSED else 100 for task in PHRASES}
 CAPTIONS = ("a red apple, flat icon", "red apple", "A man rides a horse.", "two wolves", "What a day!", "who is it?")
 CHANGES = ("add a hat", "Put a cat on the fence.", "What if it were night?")
 MOST_ALIKE = 0.6  # shared words over all words of two phrasings
-ORDINARY = """a an the this that it its them their one you your i my me we of in on at to from for with without by as after
-    into over so and or but not is are be should would could can let do please what how which who where image picture
-    caption text words description following"""
+ORDINARY = """
+    a an the this that it its them their one you your i my me we of in on at to from for with without by as after into
+    over so and or but not is are be should would could can let do please what how which who where image picture caption
+    text words description following"""
 
 
 def _fields(task, phrases, caption="a red apple", change="add a hat"):
