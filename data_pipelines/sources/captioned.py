@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipelines.sources.formats.common import Captioned, Columns, Part
+from data_pipelines.sources.formats.common import Captioned, Columns, Part, tfds_name
 from data_pipelines.sources.item import Skip, SourceError
 
 __all__ = ["Captioned", "Part", "add_arguments", "list_parts", "read_captioned", "read_part"]
@@ -31,8 +31,8 @@ def list_parts(spec: str, *, image_column: str = "", caption_column: str = "") -
     Of a column the usual names are tried unless it is given; a wrong one is an error that names the columns found.
     """
     columns = Columns(image_column, caption_column)
-    if spec.startswith("tfds:"):
-        return _format("tfds").list_parts(spec.removeprefix("tfds:"), columns)
+    if tfds_name(spec):
+        return _format("tfds").list_parts(spec, columns)
     root, files = _expand(spec)
     if not files:
         return _list_folder(root, columns)
@@ -88,6 +88,12 @@ def read_captioned(
         raise SourceError(f"shard {index} of {count}: must lie in 0..{count - 1}")
     for part in list_parts(spec, image_column=image_column, caption_column=caption_column)[index::count]:
         yield from read_part(part)
+
+
+def corpus_licences(spec: str) -> str:
+    """The licences that a corpus's manifest names; '' where `spec` is no corpus."""
+    corpus = _format("corpus")
+    return corpus.licences(Path(spec)) if corpus.is_corpus(Path(spec)) else ""
 
 
 def _format(name: str):

@@ -107,6 +107,11 @@ def split_of(name: str) -> str:
     return next((_SPLITS[word] for word in words if word in _SPLITS), "")
 
 
+def tfds_name(spec: str) -> str:
+    """'coco_captions' of 'tfds:coco_captions/2014:1.1.0@data'; '' where `spec` names no TFDS set."""
+    return re.split("[/:@]", spec.removeprefix("tfds:"), maxsplit=1)[0] if spec.startswith("tfds:") else ""
+
+
 def parse_object(text: str | bytes) -> dict | None:
     """A JSON object; None where the text is not one."""
     try:
