@@ -7,7 +7,8 @@ import pytest
 
 from data_pipelines import prepare
 from data_pipelines.corpus import load_corpus
-from data_pipelines.sources.emoji import duplicates, fixture, names, notice, packages, split, styles
+from data_pipelines.sources import duplicates
+from data_pipelines.sources.emoji import fixture, names, notice, packages, split, styles
 from data_pipelines.sources.emoji.render import Drawing, icon_drawing, render
 
 SQUARE = '<rect width="8" height="16" fill="{}"/>'

@@ -5,11 +5,8 @@ at all. The fixture script builds its smaller corpus with the same function, so 
 """
 
 import argparse
-import multiprocessing
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,15 +15,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.corpus import SPLITS, CorpusError, SheetWriter, tile_size, write_index
-from data_pipelines.sources.emoji import duplicates, packages, styles
+from data_pipelines.corpus import SPLITS, SheetWriter, write_index
+from data_pipelines.sources import duplicates
+from data_pipelines.sources.emoji import packages, styles
 from data_pipelines.sources.emoji.names import Subject
 from data_pipelines.sources.emoji.render import Drawing, render
 from data_pipelines.sources.emoji.split import roots, split_roots
+from data_pipelines.sources.whole import LOSSLESS, SPAWN, check_size, is_complete, print_counts, write_whole
 
 HELP = "the emoji corpus: about 27,000 drawings of 3,126 subjects in 12 styles, from npm packages"
-_SPAWN = multiprocessing.get_context("spawn")  # a fork beside the progress bar's thread may hang
-LOSSLESS = {"lossless": True, "method": 1, "quality": 20}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,41 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Fetch, draw, split and write. Raises FetchError or CorpusError, one line, and then leaves nothing behind."""
     output = arguments.output
-    if not 32 <= arguments.size <= 512:
-        raise CorpusError(f"--size={arguments.size}: must lie in 32..512 pixels")
+    check_size(arguments.size)
     if is_complete(output, arguments.size):
-        print(f"{output} is complete: nothing to do (delete it to build it again)")
         return
     subjects = styles.open_subjects(arguments.cache)
     drawings = styles.open_drawings(subjects, arguments.cache)
     counts = write_whole(output, partial(build, subjects, drawings, arguments.size, dict.fromkeys(drawings, LOSSLESS)))
-    print_counts(counts)
+    print_counts(counts, licences())
     print(f"wrote {output}")
-
-
-def is_complete(output: Path, size: int) -> bool:
-    """Whether the corpus is there already. Raises CorpusError when something else stands in its place."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    if not (output / "manifest.json").is_file():
-        raise CorpusError(f"{output}: holds something else than a corpus: choose another --output")
-    if tile_size(output) != size:
-        raise CorpusError(f"{output}: holds pictures of {tile_size(output)} px, not {size}: choose another --output")
-    return True
-
-
-def write_whole(output: Path, write: Callable[[Path], Counter]) -> Counter:
-    """Let `write` fill a temporary folder beside `output`, then rename it: all or nothing."""
-    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        counts = write(temporary)
-        if output.exists():
-            output.rmdir()  # empty: the caller has checked
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return counts
 
 
 def build(
@@ -104,7 +74,7 @@ def _draw(drawings, size, encodings, folder) -> tuple[list[tuple[str, str, int]]
     """Every picture as (style, hexcode, tile number), and its thumbnails [N, 32, 32, 4]; writes the sheets."""
     pictures, thumbnails = [], []
     total = sum(map(len, drawings.values()))
-    with ProcessPoolExecutor(mp_context=_SPAWN) as pool, tqdm(total=total, unit="picture") as progress:
+    with ProcessPoolExecutor(mp_context=SPAWN) as pool, tqdm(total=total, unit="picture") as progress:
         for style, by_hexcode in drawings.items():
             progress.set_description(style)
             writer = SheetWriter(folder, style, size, **encodings[style])
@@ -143,11 +113,6 @@ def _row(subject: Subject, root: str, split: str, tiles: Mapping[str, int]) -> l
     return [subject.hexcode, root, split, subject.name, keywords, subject.group, subject.subgroup, places]
 
 
-def print_counts(counts: Counter) -> None:
-    """A table of pictures by style and split, with the licence of each style."""
-    print(f"{'style':<16}" + "".join(f"{split:>12}" for split in SPLITS) + "  licence")
-    for style in dict.fromkeys(style for style, _ in counts):
-        numbers = "".join(f"{counts[style, split]:>12,}" for split in SPLITS)
-        print(f"{style:<16}{numbers}  {styles.PACKAGES[style].licence}")
-    totals = "".join(f"{sum(n for (_, at), n in counts.items() if at == split):>12,}" for split in SPLITS)
-    print(f"{'total':<16}{totals}")
+def licences() -> dict[str, str]:
+    """Style -> licence."""
+    return {style: package.licence for style, package in styles.PACKAGES.items()}

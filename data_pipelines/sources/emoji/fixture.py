@@ -12,11 +12,12 @@ from pathlib import Path
 
 from data_pipelines.corpus import FIXTURE
 from data_pipelines.sources.emoji import styles
-from data_pipelines.sources.emoji.build import build, print_counts, write_whole
+from data_pipelines.sources.emoji.build import build, licences
 from data_pipelines.sources.emoji.names import Subject
 from data_pipelines.sources.emoji.notice import notice
 from data_pipelines.sources.emoji.render import Drawing
-from data_pipelines.sources.emoji.split import ALWAYS_TRAIN, has_tone, roots, split_roots, stable_hash
+from data_pipelines.sources.emoji.split import ALWAYS_TRAIN, has_tone, roots, split_roots
+from data_pipelines.sources.whole import print_counts, stable_hash, write_whole
 
 TILE = 64  # px
 STYLES = ("fluent_3d", "fluent_color", "fluent_flat", "fluent_hc", "noto", "noto_blob")
@@ -86,7 +87,7 @@ def main() -> None:
         shutil.rmtree(arguments.output, ignore_errors=True)  # only once the new one is whole
         return counts
 
-    print_counts(write_whole(arguments.output, write))
+    print_counts(write_whole(arguments.output, write), licences())
 
 
 if __name__ == "__main__":

@@ -4,14 +4,11 @@ Everything that is one drawing in variants (skin tone, gender, hair, direction, 
 "dog" and "dog face") shares a root, and a root lies in one split. The paper (section 5) evaluates on unseen subjects.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 
 from data_pipelines.sources.emoji.names import COLOURED_SHAPES, Subject, is_used
-
-SHARES = (("test", 0.12), ("validation", 0.06))  # the rest is 'train'
-GOLDEN_RATIO = 0.6180339887498949
+from data_pipelines.sources.whole import split_evenly, stable_hash
 
 PERSON, CLOCK, MOON, HEART, CIRCLE, SQUARE, BOOK = "1f9d1", "1f550", "1f311", "2764", "1f534", "1f7e5", "1f4d5"
 # A whole kind of edit (hour, phase, hair, heart colour) hangs on each of these: always 'train', so it can be learned.
@@ -93,29 +90,13 @@ def roots(subjects: Mapping[str, Subject]) -> dict[str, str]:
 def split_roots(root_by_hexcode: Mapping[str, str], subjects: Mapping[str, Subject]) -> dict[str, str]:
     """Root -> 'train' | 'validation' | 'test'.
 
-    Roots are ordered by Unicode subgroup and inside it by hash; a golden-ratio sequence along that order gives every
-    subgroup its share (12 % test, 6 % validation) whatever its size.
+    Roots are ordered by Unicode subgroup and inside it by hash, so that every subgroup gets its share (12 % test, 6 %
+    validation) whatever its size.
     """
     hashed = set(root_by_hexcode.values()) - ALWAYS_TRAIN
     ordered = sorted(hashed, key=lambda root: (_subgroup(root, subjects), stable_hash(root)))
-    return dict.fromkeys(ALWAYS_TRAIN, "train") | {
-        root: _share((i * GOLDEN_RATIO) % 1.0) for i, root in enumerate(ordered)
-    }
+    return dict.fromkeys(ALWAYS_TRAIN, "train") | split_evenly(ordered)
 
 
 def _subgroup(root: str, subjects: Mapping[str, Subject]) -> str:
     return subjects[root].subgroup if root in subjects else ""
-
-
-def stable_hash(root: str) -> str:
-    """An order of subjects that has nothing to do with what they show and never changes."""
-    return hashlib.sha256(root.encode()).hexdigest()
-
-
-def _share(position: float) -> str:
-    """Where a point of [0, 1) falls among the shares."""
-    for split, share in SHARES:
-        if position < share:
-            return split
-        position -= share
-    return "train"
