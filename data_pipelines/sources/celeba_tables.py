@@ -25,9 +25,10 @@ def find(folder: str | Path, name: str, option: str = "--input", page: str = CEL
 
 def list_pictures(folder: Path) -> list[str]:
     """The names of the pictures in the folder, sorted. Raises SourceError where it has none."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    found = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in found if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not names:
-        raise SourceError(f"{folder}: no .jpg or .png in it: unpack the pictures there")
+        raise SourceError(f"{folder}: no .jpg or .png there: unpack the pictures, or correct --input")
     return names
 
 

@@ -1,8 +1,8 @@
 """What CelebA and CelebA-HQ share: identities, attributes in words, and portraits of the same person as references.
 
 Paper section 4.1 and Table 1: CelebA and CelebA-HQ grouped by identity. Both sets name a person by CelebA's number, so
-one hash puts a person into the same split in both. An album holds names and numbers alone: about 60 MB for the 202,599
-photographs of CelebA; the pictures stay on disk until they are written.
+one hash puts a person into the same split in both. An album holds names and numbers alone (75 MB while the tables of
+CelebA's 202,599 photographs are read); the pictures stay on disk until they are written.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.sources.groups import choose_references, join_words
+from data_pipelines.sources.groups import add_references_argument, choose_references, join_words
 from data_pipelines.sources.item import Item, Pixels, Skip, SourceError
 
 REFERENCE_TEXT = "reference image"
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--input", help="the folder as downloaded and unpacked")
     where.add_argument("--data_dir", help="TFDS folder where the data set is prepared")
-    parser.add_argument("--references", type=int, default=3, help="most portraits shown as references (3)")
+    add_references_argument(parser)
 
 
 def make_items(album: Album, most: int, seed: int) -> Iterator[Item | Skip]:
@@ -78,10 +78,7 @@ def make_items(album: Album, most: int, seed: int) -> Iterator[Item | Skip]:
     sorted_identities = album.identities[order]
     for number, key in enumerate(album.keys):
         identity = album.identities[number]
-        first, last = (
-            np.searchsorted(sorted_identities, identity),
-            np.searchsorted(sorted_identities, identity, "right"),
-        )
+        first, last = np.searchsorted(sorted_identities, (identity, identity + 1))
         others = [other for other in order[first:last] if other != number]
         if not others:
             yield Skip(key, "only photograph of its identity")

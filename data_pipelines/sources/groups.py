@@ -4,6 +4,7 @@ Each picture is a target once; its references are others of its group (paper sec
 by identity). A function of the seed and the picture's key alone, so neither order nor number of workers matters.
 """
 
+import argparse
 import zlib
 from collections.abc import Sequence
 from typing import TypeVar
@@ -11,6 +12,12 @@ from typing import TypeVar
 import numpy as np
 
 T = TypeVar("T")
+
+
+def add_references_argument(parser: argparse.ArgumentParser) -> None:
+    """--references: the most references of an example."""
+    words = "most references of an example; 1 to K are drawn (3)"
+    parser.add_argument("--references", type=int, default=3, choices=range(1, 17), metavar="K", help=words)
 
 
 def choose_references(key: str, others: Sequence[T], most: int, seed: int) -> list[T]:
