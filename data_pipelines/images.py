@@ -4,25 +4,41 @@ The paper trains on square pictures and does not say how it gets them. Here a pi
 stretched and never padded: a control map and its target are cut alike, and the model sees no bars to draw.
 """
 
+import io
 import os
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+try:  # the fastest way to the pixels of a JPEG, and the very pixels that Pillow gives
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+ENCODINGS = ("auto", "jpeg", "png")
+_CHROMA_HALVED = 256  # side in pixels from which a JPEG's colour planes are halved, as in most JPEGs of the web
+_DRAWING = 1 / 8  # a picture of fewer distinct colours a pixel is a drawing or a map: small and sharp as PNG
+
 
 class ImageError(ValueError):
     """A picture that cannot be used; one line that names the mend, without the file's name."""
 
 
-def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a picture file as the eye sees it -> [h, w, 3] uint8 RGB at its own size.
+def read_image(file: str | os.PathLike | bytes, at_least: int = 0) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a picture file, or its bytes, as the eye sees it -> [h, w, 3] uint8 RGB.
 
     The EXIF orientation is applied, transparency is laid on white, greyscale (16-bit too) becomes three equal channels,
-    and of an animation the first frame counts. Raises ImageError for a missing, foreign, cut off or huge file.
+    and of an animation the first frame counts. With `at_least`, a JPEG is read at the half, quarter or eighth of its
+    size that leaves both sides at `at_least` pixels or more, which is several times faster; else, at its own size.
+    Raises ImageError for a missing, foreign, cut off or huge file.
     """
     try:
-        with Image.open(path) as image:
+        if simplejpeg and isinstance(file, bytes) and (pixels := _read_plain_jpeg(file, at_least)) is not None:
+            return pixels
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            if at_least:
+                image.draft("RGB", tuple(side // _jpeg_scale(image.size, at_least) for side in image.size))
             image.load()
             return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
@@ -51,6 +67,48 @@ def fit_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray,
     picture = Image.fromarray(np.ascontiguousarray(image))
     box = (left, top, left + side, top + side)
     return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def encode_image(image: UInt8[np.ndarray, "h w 3"], encoding: str = "auto") -> bytes:
+    """The picture as a file: 'jpeg' of quality 95, 'png', or 'auto': PNG for drawings and maps, JPEG for the rest."""
+    if encoding == "auto":
+        encoding = "png" if _is_drawing(image) else "jpeg"
+    buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(image))
+    if encoding == "png":
+        picture.save(buffer, "PNG")
+    else:
+        halved = min(picture.size) >= _CHROMA_HALVED
+        picture.save(buffer, "JPEG", quality=95, subsampling="4:2:0" if halved else "4:4:4")
+    return buffer.getvalue()
+
+
+def _read_plain_jpeg(file: bytes, at_least: int) -> np.ndarray | None:
+    """A JPEG that needs nothing but decoding; None for all else, damaged ones included: those are Pillow's to judge."""
+    if not file.startswith(b"\xff\xd8\xff") or b"Exif\0" in file:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
+        if colours not in ("YCbCr", "Gray") or height * width > Image.MAX_IMAGE_PIXELS:
+            return None
+        scale = _jpeg_scale((width, height), at_least)
+        return simplejpeg.decode_jpeg(
+            file, min_height=-(-height // scale), min_width=-(-width // scale), min_factor=scale
+        )
+    except ValueError:
+        return None
+
+
+def _jpeg_scale(sides: tuple[int, int], at_least: int) -> int:
+    """By how much a JPEG can be scaled down while it is decoded, from its DCT coefficients."""
+    if not at_least:
+        return 1
+    return next((scale for scale in (8, 4, 2) if min(sides) // scale >= at_least), 1)
+
+
+def _is_drawing(image: np.ndarray) -> bool:
+    part = image[::2, ::2].astype(np.uint32)
+    colours = np.unique(part[..., 0] << 16 | part[..., 1] << 8 | part[..., 2]).size
+    return colours < _DRAWING * part.shape[0] * part.shape[1]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -36,7 +36,7 @@ class Loader(abc.ABC):
     """An endless stream of examples with random access.
 
     Attributes:
-      tasks: names of the tasks; Batch.task holds positions in it.
+      tasks: names of the tasks, or of the data sets; Batch.task holds positions in it.
     """
 
     def __init__(self, mixture: Mixture, tokenizer: Tokenizer, layout: Layout, process: tuple[int, int] = (0, 1)):
@@ -61,6 +61,9 @@ class Loader(abc.ABC):
         self._local(0, size)
         return prefetch(self._collate(indices) for indices in self._positions(start, size))
 
+    def _task_number(self, i: int, task: str | None) -> int:
+        return int(self.mixture.task(i)) if task is None else self.tasks.index(task)
+
     def _positions(self, start: int, size: int) -> Iterator[range]:
         while True:
             yield self._local(start, size)
@@ -82,7 +85,7 @@ class Loader(abc.ABC):
             image=np.stack([fit_image(example.target, self.layout.image_size) for example in examples]),
             text=_stack_text([text for text, _ in packed]),
             context=_stack_context([context for _, context in packed]),
-            task=np.array([self.tasks.index(example.task) for example in examples], np.int32),
+            task=np.array([self._task_number(i, task) for i in indices], np.int32),
             index=np.array(indices, np.int64),
         )
 
@@ -96,16 +99,17 @@ class MemoryLoader(Loader):
 
     def example(self, i: int, task: str | None = None) -> Example:
         rng = np.random.Generator(np.random.Philox(key=self._seed << 64 | i))
-        return self._maker.make(self.tasks[self.mixture.task(i)] if task is None else task, rng)
+        return self._maker.make(self.tasks[self._task_number(i, task)], rng)
 
 
 def make_loader(
     data: ConfigDict, layout: Layout, split: str, seed: int, process_index: int = 0, process_count: int = 1
 ) -> Loader:
-    """The loader that `data` describes, over one split ('train', 'validation' or 'test'); augments in 'train' only.
+    """The loader that `data` describes, over one split ('train', 'validation' or 'test').
 
-    Raises ValueError, one line: an unknown loader, a bad mixture, a corpus or records that are missing, or a task that
-    has nothing to work on there.
+    loader='memory' makes examples of tasks from a corpus, and augments in 'train' only; loader='records' streams the
+    prepared data sets ROOT/NAME, with ROOT = data.records, that the mixture names. Raises ValueError, one line: an
+    unknown loader, a bad mixture, a corpus or data sets that are missing, or a task that has nothing to work on there.
     """
     if not 0 <= seed < SEEDS:
         raise LoaderError(f"seed {seed} is outside 0 ... 2^63 - 1: choose another")
@@ -116,7 +120,7 @@ def make_loader(
         mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
     )
     if data.loader == "records":
-        return _open_records(data.records, split, seed, **common)
+        return _open_records(data, split, seed, **common)
     corpus = _select(load_corpus(data.corpus, layout.image_size), split)
     maker = ExampleMaker(
         corpus,

@@ -1,7 +1,7 @@
-"""Writes examples of a corpus as record shards: `python -m data_pipelines.prepare records`.
+"""Writes examples of a corpus as prepared data sets, one a task: `python -m data_pipelines.prepare records`.
 
-The examples are those of the memory loader in their order, augmented in the training split; the tasks get equal shares,
-for the mixture is applied when the records are read. Paper section 4.1: the datasets are made once, before training.
+The examples are those of the memory loader in their order, augmented in the training split; every task gets as many,
+for the mixture is applied when the records are read. Paper section 4.1: the data sets are made once, before training.
 """
 
 import argparse
@@ -10,11 +10,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from data_pipelines import records
 from data_pipelines.corpus import SPLITS
-from data_pipelines.instruction import Layout
+from data_pipelines.instruction import Layout, context_text
 from data_pipelines.loader import Loader, make_loader
-from data_pipelines.records import RecordReader, RecordWriter
+from data_pipelines.record_writer import DatasetWriter
+from data_pipelines.records import RecordError, RecordReader
 from data_pipelines.tasks import TASKS
+from data_pipelines.wording import Example
 
 HELP = "record shards for data.loader='records', from a corpus"
 
@@ -22,10 +25,10 @@ HELP = "record shards for data.loader='records', from a corpus"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `prepare records`."""
     parser.add_argument("--corpus", default="fixture", help="folder of a corpus (default: the bundled fixture)")
-    parser.add_argument("--output", type=Path, default=Path("data/records"), help="folder (default: %(default)s)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="OUTPUT/SPLIT is made (default: %(default)s)")
-    parser.add_argument("--examples", type=int, required=True, help="number of examples, over all tasks")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks, in equal shares (default: all)")
+    parser.add_argument("--output", type=Path, default=Path("data/records"), help="OUTPUT/TASK is made for each task")
+    parser.add_argument("--examples", type=int, required=True, help="training examples of each task")
+    parser.add_argument("--held_out", type=int, help="examples of validation and of test (default: a twentieth)")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks (default: all)")
     parser.add_argument("--size", type=int, default=64, help="side of the pictures (default: %(default)s)")
     parser.add_argument("--max_references", type=int, default=3, help="most references (default: %(default)s)")
     parser.add_argument("--text_length", type=int, default=64, help="most tokens of a text (default: %(default)s)")
@@ -33,19 +36,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write, then read back and check. Raises ValueError, one line, and then leaves nothing behind."""
-    if arguments.examples < len(arguments.tasks):
-        raise ValueError(f"--examples={arguments.examples}: at least one for each of {len(arguments.tasks)} tasks")
-    loader = _make_loader(arguments)
-    folder = arguments.output / arguments.split
-    with RecordWriter(folder, arguments.split) as writer:
-        for i in tqdm(range(arguments.examples), unit="example"):
-            writer.write(loader.example(i, loader.tasks[i % len(loader.tasks)]))
-    print(f"wrote {RecordReader(folder, arguments.split).verify()} examples to {folder}")
+    """Write each task's data set, then read it back and check. Raises ValueError, one line.
+
+    A task's data set is written whole or not at all.
+    """
+    if arguments.examples < 1:
+        raise ValueError(f"--examples={arguments.examples}: at least one")
+    for task in arguments.tasks:
+        if (arguments.output / task).exists():
+            raise RecordError(f"{arguments.output / task}: exists already: delete it, or choose another --output")
+    loaders = {split: _make_loader(arguments, split) for split in SPLITS}
+    for task in arguments.tasks:
+        folder = arguments.output / task
+        with DatasetWriter(folder) as writer:
+            for split in SPLITS:
+                _write(writer, split, loaders[split], task, arguments)
+        counts = [RecordReader(folder / split, split).verify() for split in SPLITS]
+        told = ", ".join(f"{count:,} {split}" for count, split in zip(counts, SPLITS, strict=True))
+        print(f"wrote {told} examples to {folder}")
 
 
-def _make_loader(arguments: argparse.Namespace) -> Loader:
+def _write(writer: DatasetWriter, split: str, loader: Loader, task: str, arguments: argparse.Namespace) -> None:
+    held_out = max(1, arguments.examples // 20) if arguments.held_out is None else arguments.held_out
+    count = arguments.examples if split == "train" else held_out
+    longest = {"text": 0, "reference_text": 0, "references": 0}
+    for i in tqdm(range(count), unit="example", desc=f"{task} {split}"):
+        example = loader.example(i, task)
+        writer.split(split).write(records.encode(example, key=f"{task}/{i}"))
+        measured = _measure(example, loader)
+        longest = {name: max(longest[name], measured[name]) for name in longest}
+    writer.split(split).finish(
+        kind="examples",
+        source={"title": f"the corpus {arguments.corpus}", "licence": "of each style: the corpus's manifest.json"},
+        arguments={name: value for name, value in vars(arguments).items() if isinstance(value, int | str)},
+        size=arguments.size,
+        longest=longest,
+        counts={"written": {task: count}},
+    )
+
+
+def _measure(example: Example, loader: Loader) -> dict[str, int]:
+    references = example.instruction.references
+    tokens = [len(loader.tokenizer.encode(context_text(reference))) for reference in references]
+    text = len(loader.tokenizer.encode(example.instruction.text))
+    return {"text": text, "reference_text": max(tokens, default=0), "references": len(references)}
+
+
+def _make_loader(arguments: argparse.Namespace, split: str) -> Loader:
     tasks = dict.fromkeys(arguments.tasks, 1 / len(arguments.tasks))
     data = ConfigDict(dict(loader="memory", corpus=arguments.corpus, mixture=tasks, tokenizer=""))
     layout = Layout(arguments.size, arguments.max_references, arguments.text_length, arguments.text_length)
-    return make_loader(data, layout, arguments.split, arguments.seed)
+    return make_loader(data, layout, split, arguments.seed)

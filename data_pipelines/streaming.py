@@ -1,26 +1,32 @@
-"""Record shards streamed with tf.data: the loader for data that does not fit in memory. The only use of TensorFlow.
+"""Prepared data sets streamed with tf.data: the loader for data that does not fit in memory. The only use of TensorFlow
+for training.
 
-The position in the stream gives the task (data_pipelines/mixture.py), how often that task came before gives the epoch
-and the place in it, and a stateless shuffle of that epoch gives the record. So any position is reached at once, and
-each record of a task is seen once an epoch. TensorFlow decodes; words and pictures are packed by the same
-`instruction.pack` as everywhere.
+The position in the stream gives the data set (data_pipelines/mixture.py), how often that one came before gives the
+epoch and the place in it, and a stateless shuffle of that epoch gives the example. So any position is reached at once,
+and each example of a data set is seen once an epoch. tf.data runs the work in its own threads and keeps it in order;
+an example is read, decoded and packed in one call there, by the same functions as everywhere, which hold Python's lock
+only between the pictures.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from data_pipelines import records
-from data_pipelines.images import fit_image
-from data_pipelines.instruction import Instruction, pack
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells at its import what it lacks; nobody here needs it
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from data_pipelines.datasets import DataSet, open_datasets
+from data_pipelines.instruction import Instruction, Layout, pack
 from data_pipelines.loader import PREFETCH, Loader, LoaderError
-from data_pipelines.records import RecordError, RecordReader
+from data_pipelines.records import RecordError
+from data_pipelines.text import Tokenizer
 from data_pipelines.wording import Example
 from imagen_jax.types import Batch, Context, Text
 
@@ -36,122 +42,109 @@ def _close_unfinished():
         batches.close()
 
 
-def open_records(folder: str, split: str, seed: int, **common) -> StreamingLoader:
-    """The loader over FOLDER/SPLIT, as `prepare records` writes it; `common` are the arguments of Loader.
+def open_records(
+    data: ConfigDict, split: str, seed: int, layout: Layout, tokenizer: Tokenizer, mixture, process: tuple[int, int]
+) -> StreamingLoader:
+    """The loader over the data sets data.records/NAME that the mixture names; arguments as of Loader.
 
-    Raises RecordError for missing or damaged shards, LoaderError for a task that they do not hold.
+    Raises RecordError for damaged shards, LoaderError for data sets that are missing or do not fit the model.
     """
-    if not folder:
-        raise LoaderError("data.records is empty: name the folder made by `python -m data_pipelines.prepare records`")
-    return StreamingLoader(RecordReader(Path(folder) / split, split), seed, **common)
+    if not data.records:
+        raise LoaderError("data.records is empty: name the folder of the data sets, such as data/records")
+    ratios = {name: data.mixture[name] for name in mixture.tasks}
+    mixture, datasets = open_datasets(
+        Path(data.records), ratios, split, seed, data.allow_missing, layout, tokenizer
+    )  # fmt: skip
+    return StreamingLoader(datasets, seed, mixture=mixture, tokenizer=tokenizer, layout=layout, process=process)
 
 
 class StreamingLoader(Loader):
-    """Streams the records of a RecordReader in the proportions of the mixture."""
+    """Streams data sets, in the order of the mixture's names, in its proportions."""
 
-    def __init__(self, reader: RecordReader, seed: int, **common):
+    def __init__(self, datasets: list[DataSet], seed: int, **common):
         super().__init__(**common)
-        for task in self.tasks:
-            if not reader.counts.get(task):
-                held = ", ".join(sorted(reader.counts)) or "nothing"
-                raise LoaderError(f"data.mixture.{task}: the records hold {held}: remove the task, or write it too")
         tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
-        self._reader = reader
-        self._totals = np.array([reader.counts[task] for task in self.tasks], np.int64)
+        self._datasets = datasets
+        self._totals = np.array([len(dataset) for dataset in datasets], np.int64)
         # Well mixed: under keys of small numbers the shuffle leaves much in its place.
         states = [np.random.SeedSequence((seed, task)).generate_state(2) for task in range(len(self.tasks))]
         self._seeds = np.array(states, np.int64)  # [tasks, 2]
         self._failure: ValueError | None = None
 
     def example(self, i: int, task: str | None = None) -> Example:
-        number = int(self.mixture.task(i)) if task is None else self.tasks.index(task)
+        number = self._task_number(i, task)
         occurrence = int(self.mixture.occurrence(i)) if task is None else i
-        (record,) = self._shuffle(np.array([number]), np.array([occurrence], np.int64)).numpy()
-        return records.decode(self._reader.read(self.tasks[number], int(record)))
+        found, epoch = (part.numpy()[0] for part in self._shuffle(np.array([number]), np.array([occurrence], np.int64)))
+        return self._example(number, int(found), int(epoch))
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
-        part = len(self._local(0, size))
+        part, cores = len(self._local(0, size)), os.cpu_count() or 1
         first, within = start + part * self.process_index, tf.range(part, dtype=tf.int64)
         dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // size).map(lambda step: first + step * size + within)
-        dataset = dataset.map(self._locate).map(self._read, num_parallel_calls=2).unbatch()
-        dataset = dataset.map(self._make, num_parallel_calls=tf.data.AUTOTUNE).batch(part, drop_remainder=True)
-        batches = self._to_batches(iter(dataset.prefetch(PREFETCH)))
+        dataset = dataset.map(self._locate).unbatch().map(self._make, num_parallel_calls=cores)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = cores
+        options.autotune.enabled = False
+        dataset = dataset.batch(part, drop_remainder=True).prefetch(PREFETCH).with_options(options)
+        batches = self._to_batches(iter(dataset))
         _unfinished.add(batches)
         return batches
 
-    def _locate(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Stream positions [n] -> the same, task ids, record numbers inside the task."""
+    def _locate(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Stream positions [n] -> the same, data set numbers, example numbers inside the set, epochs."""
         look_up = lambda i: (self.mixture.task(i), self.mixture.occurrence(i))  # noqa: E731
         tasks, occurrences = tf.numpy_function(look_up, [indices], (tf.int64, tf.int64))
         tasks, occurrences = tf.ensure_shape(tasks, [None]), tf.ensure_shape(occurrences, [None])
-        return indices, tasks, self._shuffle(tasks, occurrences)
+        return indices, tasks, *self._shuffle(tasks, occurrences)
 
-    def _shuffle(self, tasks: tf.Tensor, occurrences: tf.Tensor) -> tf.Tensor:
-        """Task ids and occurrences in the stream [n] -> record numbers, a new permutation each epoch."""
+    def _shuffle(self, tasks: tf.Tensor, occurrences: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data sets and occurrences in the stream [n] -> example numbers, a new permutation each epoch; and epochs."""
         totals = tf.gather(self._totals, tasks)
-        seeds = tf.gather(self._seeds, tasks)  # [n, 2]
-        return tf.raw_ops.RandomIndexShuffle(  # tf.random.experimental.index_shuffle cannot take a seed an element
+        epochs = occurrences // totals
+        numbers = tf.raw_ops.RandomIndexShuffle(  # tf.random.experimental.index_shuffle cannot take a seed an element
             index=occurrences % totals,
-            seed=tf.concat([seeds, (occurrences // totals)[:, None]], axis=1),
+            seed=tf.concat([tf.gather(self._seeds, tasks), epochs[:, None]], axis=1),
             max_index=totals - 1,
             rounds=8,
         )
+        return numbers, epochs
 
-    def _read(self, indices: tf.Tensor, tasks: tf.Tensor, numbers: tf.Tensor) -> tuple:
-        """Adds each record's JSON [n] and picture files [n, 1 + K], '' in empty slots."""
-        headers, files = tf.numpy_function(
-            self._guarded(self._read_parts, self._no_parts), [tasks, numbers], (tf.string, tf.string)
-        )
-        count = 1 + self.layout.max_references
-        return indices, tasks, tf.ensure_shape(headers, [None]), tf.ensure_shape(files, [None, count])
+    def _example(self, task: int, number: int, epoch: int) -> Example:
+        try:
+            return self._datasets[task].example(number, epoch)
+        except ValueError as error:
+            raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
 
-    def _read_parts(self, tasks: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        headers, files = self._no_parts(tasks, numbers)
-        for row, (task, number) in enumerate(zip(tasks, numbers, strict=True)):
-            headers[row], *pictures = records.split_parts(self._reader.read(self.tasks[task], int(number)))
-            if len(pictures) > files.shape[1]:
-                raise RecordError(
-                    f"record {number} of {self.tasks[task]} has {len(pictures) - 1} references, more than "
-                    f"data.max_references={self.layout.max_references}: raise that, or write records with fewer"
-                )
-            files[row, : len(pictures)] = pictures
-        return headers, files
+    def _make(self, index: tf.Tensor, task: tf.Tensor, number: tf.Tensor, epoch: tf.Tensor) -> tuple:
+        """One example, packed."""
+        arrays = tf.numpy_function(self._pack_guarded, [task, number, epoch], _PACKED)
+        layout = self.layout
+        length, slots, words = layout.text_length, layout.max_references, layout.reference_text_length
+        picture = [layout.image_size, layout.image_size, 3]
+        shapes = picture, [length], [length], [slots, *picture], [slots, words], [slots, words], [slots]
+        return index, task, *(tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True))
 
-    def _no_parts(self, tasks: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count = len(tasks)
-        return np.full(count, b"", object), np.full((count, 1 + self.layout.max_references), b"", object)
+    def _pack_guarded(self, task: np.ndarray, number: np.ndarray, epoch: np.ndarray) -> tuple:
+        """Keeps an error for `_to_batches` and returns blanks instead: TensorFlow would make pages of it."""
+        try:
+            return self._pack(int(task), int(number), int(epoch))
+        except ValueError as error:
+            self._failure = self._failure or error
+            size = self.layout.image_size
+            return self._flatten(Example(Instruction("nothing"), np.zeros((size, size, 3), np.uint8), ""))
 
-    def _make(self, index: tf.Tensor, task: tf.Tensor, header: tf.Tensor, files: tf.Tensor) -> tuple:
-        """One example: decode in TensorFlow, then pack."""
-        pictures = [_decode(files[slot]) for slot in range(1 + self.layout.max_references)]
-        packed = tf.numpy_function(self._guarded(self._pack, self._pack_nothing), [header, *pictures], _PACKED)
-        return index, task, *packed
+    def _pack(self, task: int, number: int, epoch: int) -> tuple:
+        example = self._example(task, number, epoch)
+        try:
+            return self._flatten(example)
+        except ValueError as error:
+            raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
 
-    def _pack(self, header: bytes, *pictures: np.ndarray) -> tuple:
-        example = records.assemble(header, [picture for picture in pictures if picture.size])
-        return self._flatten(example.instruction, example.target)
-
-    def _pack_nothing(self, *arguments) -> tuple:
-        return self._flatten(Instruction("nothing"), np.zeros((1, 1, 3), np.uint8))
-
-    def _flatten(self, instruction: Instruction, target: np.ndarray) -> tuple:
+    def _flatten(self, example: Example) -> tuple:
         """Packed arrays in the order of _PACKED."""
-        text, context = pack(instruction, self.tokenizer, self.layout)
-        image = fit_image(target, self.layout.image_size)
+        text, context = pack(example.instruction, self.tokenizer, self.layout)
         words = context.text.tokens, context.text.mask
-        return image, text.tokens, text.mask, context.images, *words, context.mask
-
-    def _guarded(self, function: Callable, blank: Callable) -> Callable:
-        """Keeps an error for `_to_batches` and returns `blank` instead: TensorFlow would make pages of it."""
-
-        def call(*arguments):
-            try:
-                return function(*arguments)
-            except ValueError as error:
-                self._failure = self._failure or error
-                return blank(*arguments)
-
-        return call
+        return example.target, text.tokens, text.mask, context.images, *words, context.mask
 
     def _to_batches(self, elements: Iterator) -> Iterator[Batch]:
         try:
@@ -165,10 +158,3 @@ class StreamingLoader(Loader):
                 yield Batch(image, Text(tokens, mask), context, task.astype(np.int32), index)
         except tf.errors.OpError as error:
             raise RecordError(f"a record cannot be read: {error.message.splitlines()[0]}") from None
-
-
-def _decode(file: tf.Tensor) -> tf.Tensor:
-    """A PNG, JPEG or WebP file -> [h, w, 3] uint8; '' -> no pixels."""
-    nothing = lambda: tf.zeros([0, 0, 3], tf.uint8)  # noqa: E731
-    picture = lambda: tf.io.decode_image(file, channels=3, expand_animations=False)  # noqa: E731
-    return tf.cond(tf.strings.length(file) > 0, picture, nothing)

@@ -1,0 +1,168 @@
+"""The prepared data sets of a mixture: found, checked against the model before the first step, and read example by
+example (paper Table 1 and section 3.1). Needs no TensorFlow.
+
+A data set of examples is worded when it is prepared; of clusters, when it is read, since the context of a target is
+drawn anew each epoch.
+"""
+
+import abc
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines import records, templates
+from data_pipelines.images import fit_image
+from data_pipelines.instruction import Layout
+from data_pipelines.loader import LoaderError
+from data_pipelines.mixture import Mixture
+from data_pipelines.prepare import command
+from data_pipelines.records import RecordError, RecordReader
+from data_pipelines.retrieval import clusters
+from data_pipelines.shortening import shorten, word_short
+from data_pipelines.text import Tokenizer
+from data_pipelines.wording import Draft, Example
+
+_log = logging.getLogger(__name__)
+
+
+class DataSet(abc.ABC):
+    """Random access to the examples of one split, with pictures at the model's size."""
+
+    def __init__(self, name: str, reader: RecordReader, layout: Layout, tokenizer: Tokenizer, seed: int):
+        self.reader, self._layout, self._tokenizer, self._seed = reader, layout, tokenizer, seed
+        for most, least, key, what in self._demands(layout):
+            if most < least:
+                raise LoaderError(
+                    f"{reader.folder}: {what} {least}, and the model's {key} is {most}: raise that, or prepare {name} "
+                    f"again with a smaller --{key.rpartition('.')[2]}"
+                )
+        size = reader.manifest.get("size", layout.image_size)
+        if size < layout.image_size:
+            raise LoaderError(
+                f"{reader.folder}: its pictures are of {size} px and the model's of {layout.image_size}: prepare "
+                f"{name} again with --size={layout.image_size}"
+            )
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Examples an epoch."""
+
+    @abc.abstractmethod
+    def example(self, number: int, epoch: int) -> Example:
+        """Example `number` as it is in an epoch. Raises ValueError for a damaged record."""
+
+    @abc.abstractmethod
+    def where(self, number: int) -> str:
+        """The shard and record of an example, for messages."""
+
+    @abc.abstractmethod
+    def _demands(self, layout: Layout):
+        """(the model's limit, what the data set needs, the config's key, in words)."""
+
+    def _picture(self, file: bytes) -> np.ndarray:
+        size = self._layout.image_size
+        return fit_image(records.open_picture(file, size), size)
+
+
+class Examples(DataSet):
+    """Records that hold an example each."""
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def example(self, number: int, epoch: int) -> Example:
+        return records.decode(self.reader.read(number), self._picture)
+
+    def where(self, number: int) -> str:
+        return self.reader.where(number)
+
+    def _demands(self, layout: Layout):
+        longest = self.reader.manifest.get("longest", {})
+        yield layout.max_references, longest.get("references", 0), "data.max_references", "its most references are"
+        yield layout.text_length, longest.get("text", 0), "data.text_length", "the tokens of its longest text are"
+        least = longest.get("reference_text", 0)
+        what = "the tokens of its longest reference text are"
+        yield layout.reference_text_length, least, "data.reference_text_length", what
+
+
+class Clusters(DataSet):
+    """Records that hold a cluster each, every member of it the target of one example."""
+
+    def __len__(self) -> int:
+        return clusters.MEMBERS * len(self.reader)
+
+    def example(self, number: int, epoch: int) -> Example:
+        record, target = divmod(number, clusters.MEMBERS)
+        cluster = clusters.decode(self.reader.read(record))
+        if len(cluster.members) != clusters.MEMBERS:
+            raise RecordError(f"the cluster has {len(cluster.members)} members, not {clusters.MEMBERS}")
+        rng = np.random.default_rng((self._seed, epoch, number))
+        first = int(rng.integers(templates.count("neighbors")))
+        chosen = clusters.choose(
+            clusters.MEMBERS, target, min(clusters.NEIGHBORS, self._layout.max_references), rng
+        )  # fmt: skip
+        pictures = [self._picture(cluster.members[i].image) for i in (target, *chosen)]
+        clusters.check_distinct(cluster, target, chosen, pictures, self.reader.manifest["threshold"])
+        texts = [self._reference_text(f"[ref#{k}]", cluster.members[i].text) for k, i in enumerate(chosen, start=1)]
+        references = list(zip(texts, pictures[1:], strict=True))
+        draft = Draft(pictures[0], cluster.members[target].text, references=references)
+        return word_short("neighbors", draft, first, partial(self._fits, self._layout.text_length))[0]
+
+    def where(self, number: int) -> str:
+        return self.reader.where(number // clusters.MEMBERS)
+
+    def _reference_text(self, marker: str, text: str) -> str:
+        return shorten(text, lambda cut: self._fits(self._layout.reference_text_length, f"{marker} {cut}"))
+
+    def _fits(self, length: int, text: str) -> bool:
+        return len(self._tokenizer.encode(text)) <= length
+
+    def _demands(self, layout: Layout):
+        yield layout.max_references, 1, "data.max_references", "the least neighbours of a target are"
+
+
+def open_datasets(
+    root: Path, mixture: Mapping[str, float], split: str, seed: int, allow_missing: bool, layout: Layout,
+    tokenizer: Tokenizer,
+) -> tuple[Mixture, list[DataSet]]:  # fmt: skip
+    """The data sets that the mixture names, in its order, and the mixture of those that are there.
+
+    Raises LoaderError, one line, for data sets that are missing or hold nothing in this split (unless `allow_missing`
+    leaves them out) and for those that do not fit the model; RecordError for damaged ones.
+    """
+    Mixture(mixture, seed)  # its own complaints come first
+    readers: dict[str, RecordReader] = {}
+    missing: dict[str, str] = {}  # name -> its mend
+    for name in mixture:
+        if not (root / name).is_dir():
+            missing[name] = f"{name}: {command(name, root)}"
+        elif not (root / name / split).is_dir():
+            missing[name] = f"{name}: has no split '{split}' in {root / name}"
+        elif not len(reader := RecordReader(root / name / split, split)):
+            missing[name] = f"{name}: split '{split}' in {root / name} is empty"
+        else:
+            readers[name] = reader
+    mixture = _without(mixture, missing, split, root, allow_missing)
+    kinds = {"examples": Examples, "clusters": Clusters}
+    opened = [kinds[reader.kind](name, reader, layout, tokenizer, seed) for name, reader in readers.items()]
+    return Mixture(mixture, seed), opened
+
+
+def _without(
+    mixture: Mapping[str, float], missing: Mapping[str, str], split: str, root: Path, allow_missing: bool
+) -> Mapping[str, float]:
+    if not missing:
+        return mixture
+    told = f"{len(missing)} of {len(mixture)} data sets of data.mixture are missing for '{split}' in {root}"
+    kept = {name: ratio for name, ratio in mixture.items() if name not in missing}
+    if not allow_missing or not kept:
+        mend = "set data.allow_missing=True to do without" if kept else "and none is left: check data.records"
+        raise LoaderError(f"{told} ({'; '.join(missing.values())}): prepare them, or {mend}".replace("or and", "and"))
+    total = sum(kept.values())
+    kept = {name: ratio / total for name, ratio in kept.items()}
+    ratios = ", ".join(f"{name} {ratio:.4g}" for name, ratio in kept.items())
+    _log.warning("%s and left out (%s); the ratios are now %s", told, ", ".join(missing), ratios)
+    return kept

@@ -1,0 +1,65 @@
+"""Words from anywhere made fit for an instruction: captions of the web are long, and some look like markers.
+
+The paper's captions come from WebLI and need the same care; it does not say how (section 3.1). Here a text is cut at
+the end of a word, never inside one, and only where no phrasing of its task is short enough for the whole of it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from data_pipelines import templates
+from data_pipelines.instruction import Reference, context_text
+from data_pipelines.wording import Draft, Example, WordingError, word
+
+_BRACKET = re.compile(r"\[\s*(ref(?![a-z])[^\[\]]*)\]?", re.IGNORECASE)
+_NUMBER = re.compile(r"\b(ref)\s*#\s*(?=[0-9])", re.IGNORECASE)
+_LOOSE_END = " .,;:-(&/"
+
+
+def plain(text: str) -> str:
+    """`text` on one line, with nothing in it that reads like a marker: 'Ref #12' becomes 'Ref 12'."""
+    return _NUMBER.sub(r"\1 ", _BRACKET.sub(r"\1", " ".join(text.split())))
+
+
+def shorten(text: str, fits: Callable[[str], bool]) -> str:
+    """`text`, or its longest beginning of whole words that `fits`; '' where not even the first word does."""
+    if fits(text):
+        return text
+    words = text.split()
+    least, most = 0, len(words) - 1  # words known to fit; words that may
+    while least < most:
+        middle = (least + most + 1) // 2
+        if fits(_join(words[:middle])):
+            least = middle
+        else:
+            most = middle - 1
+    return _join(words[:least])
+
+
+def word_short(task: str, draft: Draft, first: int, fits: Callable[[str], bool]) -> tuple[Example, bool]:
+    """`wording.word`, with the caption or change cut where no phrasing takes the whole of it; and whether it was cut.
+
+    Raises WordingError where not even one word of it fits.
+    """
+    field = "change" if draft.change else "caption"
+    whole = getattr(draft, field)
+    if fits(whole):  # or else no phrasing can, and the search through all of them is spared
+        try:
+            return word(task, draft, first, fits), False
+        except WordingError:
+            pass
+    needed = draft.references[: templates.least_references(task)]
+    phrases = [context_text(Reference(f"[ref#{k}]", text, shown)) for k, (text, shown) in enumerate(needed, start=1)]
+
+    def phrasing_fits(cut: str) -> bool:
+        return bool(cut) and fits(templates.render(task, first, **{field: cut, "references": phrases}))
+
+    cut = shorten(whole, phrasing_fits)
+    if not cut:
+        raise WordingError(f"no phrasing of {task} is short enough for '{whole}'")
+    return word(task, dataclasses.replace(draft, **{field: cut}, references=needed), first, fits), True
+
+
+def _join(words: list[str]) -> str:
+    return " ".join(words).rstrip(_LOOSE_END)
