@@ -41,7 +41,7 @@ def rasterise(
     nearest = np.zeros(size * size)
     owner = np.full(size * size, _NO_TRIANGLE)
     slope = _slopes(xy, inverse_depth)
-    low, high = inverse_depth.min(axis=1), inverse_depth.max(axis=1)
+    low, high = _range(inverse_depth)
     for triangle, row, column in _fragments(xy, size):
         if keep is not None:
             stays = keep(triangle, weights(xy, triangle, row, column))
@@ -69,6 +69,12 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
+def _range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest of [T, 3]; numpy's own reduction is several times slower along so short an axis."""
+    a, b, c = values.T
+    return np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+
+
 def _slopes(xy: np.ndarray, value: np.ndarray) -> np.ndarray:
     """[T, 2]: how a value that is linear on the picture changes along x and y; 0 on a triangle without area."""
     ab, ac = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
@@ -86,7 +92,8 @@ def _fragments(xy: np.ndarray, size: int) -> Iterator[Fragments]:
     top_down = np.take_along_axis(xy, order[..., None], axis=1)  # [T, 3, 2]: an edge is always walked the same way
     first, end = (_clip(top_down[:, k, 1], size) for k in (0, 2))
     heights = np.maximum(end - first, 0)
-    widths = np.minimum(np.ptp(xy[..., 0], axis=1) + 1, size)
+    left, right = _range(xy[..., 0])
+    widths = np.minimum(right - left + 1, size)
     work = np.cumsum(heights * (widths + 1))  # at least the samples and rows of the triangles so far
     ends = np.searchsorted(work, np.arange(BLOCK, work[-1] + BLOCK, BLOCK), side="right")
     for start, stop in zip([0, *ends[:-1]], ends, strict=True):

@@ -17,7 +17,8 @@ FIELD_OF_VIEW = np.deg2rad(30)
 FILL = 0.94  # of the picture's side, by the view that needs most
 SAMPLES = 3  # along each side of a pixel
 
-AMBIENT, SKY, KEY = 0.42, 0.20, 0.50  # together above 1: a surface that faces the light is a little overexposed
+AMBIENT, SKY, KEY = 0.48, 0.22, 0.58  # together above 1: a surface that faces the light is a little overexposed
+SHEEN = 0.05  # of the light comes back from the blackest paint, so that its shape shows
 LIGHT = np.array([-0.40, -0.55, -0.73])  # towards the light, in the camera's axes: over the viewer's left shoulder
 CLEAR = 0.98  # opacity below which what lies behind shows through
 SOLID_TEXEL = 128  # alpha below which a texture has a hole
@@ -134,6 +135,7 @@ def _paint(colour, mesh: Mesh, camera: Camera, xy, inverse, seen: Seen, where: n
             at = np.flatnonzero(materials == number)
             uv = _interpolate(mesh.uvs, inverse, triangle[at], shares[at])
             albedo[at] = _texels(material.texture, uv)[:, :3] / 255
+    albedo = SHEEN + (1 - SHEEN) * albedo
     normals = _interpolate(mesh.normals, inverse, triangle, shares)
     light = _light(normals, mesh.corners[triangle, 0] - camera.position, camera.rotation)
     opacity = np.array([material.opacity for material in mesh.palette])[materials, None]
@@ -159,11 +161,10 @@ def _texels(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
 
 def _downsample(colour: np.ndarray, inverse_depth: np.ndarray) -> View:
     """Means over the covered samples of each pixel."""
-    size = len(colour) // SAMPLES
-    covered = (inverse_depth > 0).astype(np.float64)
-    parts = np.concatenate([colour * covered[..., None], inverse_depth[..., None], covered[..., None]], axis=-1)
-    sums = parts.reshape(size, SAMPLES, size, SAMPLES, 5).sum(axis=(1, 3))
+    covered = inverse_depth > 0
+    samples = np.concatenate([colour * covered[..., None], inverse_depth[..., None], covered[..., None]], axis=-1)
+    rows = sum(samples[k::SAMPLES] for k in range(SAMPLES))
+    sums = sum(rows[:, k::SAMPLES] for k in range(SAMPLES))  # [S, S, 5]
     means = sums[..., :4] / np.maximum(sums[..., 4:], 1)
-    alpha = sums[..., 4:] / SAMPLES**2
-    rgba = np.concatenate([means[..., :3], alpha], axis=-1)
+    rgba = np.concatenate([means[..., :3], sums[..., 4:] / SAMPLES**2], axis=-1)
     return View((rgba * 255 + 0.5).astype(np.uint8), means[..., 3].astype(np.float32))
