@@ -2,7 +2,7 @@
 
 A row's `image` holds both pictures side by side: at 528 px of height 512 px each, beginning 8 px from the left and from
 the top, and 528 px from the left (the authors' own crop; their page says "16-pixel padding"). Collection 3 has pictures
-of 1024 px. Each pair gives two examples, one a direction. A pair must be decoded to be cut, about 10 ms.
+of 1024 px. Each pair gives two examples, one a direction. A pair must be decoded to be cut: 2 ms.
 """
 
 import argparse
