@@ -11,6 +11,7 @@ from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder
 from tensorflow_datasets.datasets.celeb_a_hq import celeb_a_hq_dataset_builder
 
 from data_pipelines.images import read_image
+from data_pipelines.prepare_dataset import Splitter
 from data_pipelines.sources import celeba, celeba_hq, celeba_tables, faces
 from data_pipelines.sources.item import Item, Skip, SourceError
 
@@ -205,11 +206,14 @@ def test_hq_pictures_get_the_identity_of_their_original(tmp_path, celeba_folder,
 
 
 def test_an_identity_is_in_one_split_across_both_sets(celeba_folder, hq_folder):
-    groups = {}
-    for items in (read(celeba, f"--input={celeba_folder}")[0], read_hq(f"--input={hq_folder}", celeba_folder)[0]):
-        for item in items:
-            groups.setdefault(IDENTITY[number_of(item.target)], set()).add((item.group, item.split))
-    assert groups == {7: {("celeba:7", "")}, 8: {("celeba:8", "")}}  # the runner hashes the group alone
+    both = read(celeba, f"--input={celeba_folder}")[0], read_hq(f"--input={hq_folder}", celeba_folder)[0]
+    for shares in ((0.5, 0.25, 0.25), (0.1, 0.1, 0.8), (0.96, 0.02, 0.02)):
+        splits = {}
+        for items in both:
+            splitter = Splitter(shares)  # of one run of prepare
+            for item in items:
+                splits.setdefault(IDENTITY[number_of(item.target)], set()).add(splitter.split(item))
+        assert {identity: len(found) for identity, found in splits.items()} == {7: 1, 8: 1}
 
 
 def test_hq_named_by_celeba(tmp_path, celeba_folder):
@@ -223,7 +227,7 @@ def test_hq_named_by_celeba(tmp_path, celeba_folder):
 
 def test_hq_without_its_mapping_says_where_it_is_published(tmp_path, celeba_folder):
     (write_hq(tmp_path) / celeba_tables.MAPPING).unlink()
-    with pytest.raises(SourceError, match=r"published on the archive of CelebAMask-HQ.*--mapping"):
+    with pytest.raises(SourceError, match=r"published on the page of CelebAMask-HQ.*--mapping"):
         read_hq(f"--input={tmp_path}", celeba_folder)
     (tmp_path / celeba_tables.MAPPING).write_text("idx file\n0 000003.jpg\n")
     with pytest.raises(SourceError, match="no column orig_file: its columns are idx, file"):

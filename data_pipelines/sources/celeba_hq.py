@@ -51,7 +51,7 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
 
 def _table(arguments: argparse.Namespace, option: str, name: str, page: str = tables.CELEBA_PAGE) -> Path:
     given = getattr(arguments, option)
-    return Path(given) if given else tables.find(arguments.input or arguments.data_dir, name, f"--{option}", page)
+    return Path(given) if given else tables.find(arguments.input or arguments.data_dir, name, page, f"--{option}")
 
 
 def _originals(arguments: argparse.Namespace, names: Sequence[str]) -> list[str]:

@@ -7,19 +7,18 @@ import numpy as np
 
 from data_pipelines.sources.item import SourceError
 
-CELEBA_PAGE = "the page of CelebA (Large-scale CelebFaces Attributes Dataset), folder Anno"
-HQ_PAGE = "the archive of CelebAMask-HQ"
+CELEBA_PAGE = "the page of CelebA (Large-scale CelebFaces Attributes Dataset)"
+HQ_PAGE = "the page of CelebAMask-HQ, in its archive"
 IDENTITIES, ATTRIBUTES = "identity_CelebA.txt", "list_attr_celeba.txt"
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
 
 
-def find(folder: str | Path, name: str, option: str = "--input", page: str = CELEBA_PAGE) -> Path:
+def find(folder: str | Path, name: str, page: str = CELEBA_PAGE, option: str = "") -> Path:
     """The file or folder `name`, in `folder` or one level below it. Raises SourceError with where it is published."""
     found = [*sorted(Path(folder).glob(name)), *sorted(Path(folder).glob(f"*/{name}"))]
     if not found:
-        raise SourceError(
-            f"{folder}: no {name} there: it is published on {page}: load it and give its place by {option}"
-        )
+        mend = f"load it there{f', or give its place by {option}' if option else ''}"
+        raise SourceError(f"{folder}: no {name} there: it is published on {page}: {mend}")
     return found[0]
 
 
