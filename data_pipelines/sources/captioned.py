@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from etils import epath
+
 from data_pipelines.sources.formats.common import Captioned, Columns, Part, tfds_name
 from data_pipelines.sources.item import Skip, SourceError
 
@@ -47,15 +49,21 @@ def _expand(spec: str) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files: none for a folder, which is searched."""
     wild = _WILD.search(spec)
     if wild is None:
-        path = Path(spec)
+        path = _path(spec)
         if not path.exists():
             raise SourceError(f"{spec}: no such file or folder: give {SPEC}")
+        if path.is_dir() and "://" in spec:
+            raise SourceError(f"{spec}: a folder behind an address is not searched: give a pattern, {spec}/*.tar")
         return (path, []) if path.is_dir() else (path.parent, [path])
-    root = Path(spec[: wild.start()] + "x").parent
-    files = sorted(root.glob(str(Path(spec).relative_to(root))))
+    root = _path(spec[: wild.start()] + "x").parent
+    files = sorted(root.glob(str(_path(spec).relative_to(root))))
     if not files:
         raise SourceError(f"{spec}: no file has such a name: quote the pattern, or check it with ls")
     return root, files
+
+
+def _path(spec: str) -> Path:
+    return epath.Path(spec) if "://" in spec else Path(spec)  # epath searches no folder for `**`
 
 
 def _list_folder(folder: Path, columns: Columns) -> list[Part]:

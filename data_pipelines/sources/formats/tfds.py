@@ -43,7 +43,7 @@ def list_parts(spec: str, columns: Columns) -> list[Part]:
     info = tfds.builder_from_directory(folder).info
     known = FEATURES.get(dataset, Columns())
     wanted = Columns(columns.image or known.image, columns.caption or known.caption)
-    columns = resolve(wanted, list(_names(info.features)), f"tfds:{name}")
+    columns = resolve(wanted, sorted(_names(info.features)), f"tfds:{name}")
     if columns.image not in info.features or not isinstance(info.features[columns.image], tfds.features.Image):
         raise SourceError(f"tfds:{name}: '{columns.image}' is no picture: give --image_column=NAME")
     return [
@@ -57,7 +57,8 @@ def _find(name: str, data_dir: str) -> Path:
     """The folder of the newest version. Raises SourceError, with the command to prepare it, where there is none."""
     name, _, version = name.partition(":")
     root = epath.Path(data_dir).expanduser()
-    found = [path.parent for path in (root / name).glob("**/dataset_info.json") if version in ("", path.parent.name)]
+    infos = [path for depth in ("*", "*/*") for path in (root / name).glob(f"{depth}/dataset_info.json")]
+    found = [path.parent for path in infos if version in ("", path.parent.name)]
     configs = sorted({folder.parent for folder in found})
     if len(configs) > 1:
         raise SourceError(f"tfds:{name}: prepared as {', '.join(map(str, configs))}: give tfds:{name}/CONFIG")
@@ -104,11 +105,17 @@ def _flat(example: Mapping, features: object, above: str = "") -> Iterator[tuple
         feature = features[name] if isinstance(features, tfds.features.FeaturesDict) and name in features else None
         if isinstance(value, Mapping):
             yield from _flat(value, getattr(feature, "feature", feature), f"{above}{name}/")
-        elif isinstance(feature, tfds.features.ClassLabel):
-            yield f"{above}{name}", feature.int2str(value) if value >= 0 else ""
-        elif isinstance(value, bytes) and not isinstance(feature, tfds.features.Image):
-            yield f"{above}{name}", value.decode("utf-8", errors="replace")
-        elif isinstance(value, np.ndarray) and value.dtype == object:
-            yield f"{above}{name}", [text.decode("utf-8", errors="replace") for text in value.ravel()]
         else:
-            yield f"{above}{name}", value.item() if isinstance(value, np.generic) else value
+            yield f"{above}{name}", _plain(value, feature)
+
+
+def _plain(value: object, feature: object) -> object:
+    if isinstance(feature, tfds.features.Image):
+        return value
+    if isinstance(feature, tfds.features.ClassLabel) and np.ndim(value) == 0:
+        return feature.int2str(value) if value >= 0 else ""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(each, None) for each in value]
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
