@@ -112,10 +112,14 @@ def load_jsonl(path: str | os.PathLike) -> Iterator[tuple[Instruction, np.ndarra
     """
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip():
-            fields, source = _parse_json(line, path, number), f"{path}:{number}"
-            with _at(source):
-                example = _parse_example(fields, Path(path).parent, source)
-            yield example
+            yield parse_line(line, path, number)
+
+
+def parse_line(line: str, path: str | os.PathLike, number: int) -> tuple[Instruction, np.ndarray, str]:
+    """Line `number`, from 1 on, of the training file `path`, as `load_jsonl` gives it and with its errors."""
+    fields, source = _parse_json(line, path, number), f"{path}:{number}"
+    with _at(source):
+        return _parse_example(fields, Path(path).parent, source)
 
 
 def to_json(instruction: Instruction, images: Sequence[str]) -> dict:
