@@ -6,42 +6,12 @@ import h5py
 import jax
 import numpy as np
 import pytest
+import small_hed
 from scipy import ndimage
+from small_hed import BLOCKS, CONVOLUTIONS, to_h5
 
 from data_pipelines import packages
 from data_pipelines.networks import hed
-
-SMALL = (4, 6, 8, 8, 8)
-BLOCKS = ("block1", "block2", "block3", "block4", "block5")
-CONVOLUTIONS = (2, 2, 3, 3, 3)
-
-
-def small_weights(seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays by their place in a .weights.h5 file, scaled so that activations neither die nor grow."""
-    rng = np.random.default_rng(seed)
-    arrays, inputs = {}, 3
-
-    def add(group: str, *shape: int) -> None:
-        gain = np.sqrt(2 / np.prod(shape[:-1]))
-        arrays[f"{group}/vars/0"] = (rng.normal(size=shape) * gain).astype(np.float32)
-        arrays[f"{group}/vars/1"] = rng.normal(size=shape[-1:]).astype(np.float32)
-
-    for block, width, count in zip(BLOCKS, SMALL, CONVOLUTIONS, strict=True):
-        for name in ("conv2d", "conv2d_1", "conv2d_2")[:count]:
-            add(f"{block}/layers/{name}", 3, 3, inputs, width)
-            inputs = width
-        add(f"dsn{block[-1]}", 1, 1, width, 1)
-        arrays[f"dsn{block[-1]}/vars/0"] /= 40  # so that probabilities are not all 0 or 1
-    add("fuse", 1, 1, 5, 1)
-    return arrays
-
-
-def to_h5(arrays: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for path, array in arrays.items():
-            file[path] = array
-    return buffer.getvalue()
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -85,10 +55,10 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (37, 27)])
 def test_equals_numpy_on_small_weights(height, width):
-    arrays, images = small_weights(), pictures(2, height, width)
-    expected = np.stack([reference(arrays, image) for image in images])
+    images = pictures(2, height, width)
+    expected = np.stack([reference(small_hed.weights(), image) for image in images])
     assert expected.std() > 0.01  # not a constant that anything would equal
-    found = hed.edges(hed.load(to_h5(arrays), SMALL), images)
+    found = hed.edges(small_hed.params(), images)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -109,7 +79,7 @@ def test_equals_numpy_on_the_packaged_weights():
 
 
 def test_features_halve_at_each_block():
-    params = hed.load(to_h5(small_weights()), SMALL)
+    params = small_hed.params()
     found = hed.features(params, pictures(2, 37, 32))
     assert {name: x.shape for name, x in found.items()} == {
         "block1": (2, 37, 32, 4),
@@ -123,8 +93,10 @@ def test_features_halve_at_each_block():
 
 def test_reads_a_file_as_its_bytes(tmp_path):
     path = tmp_path / "small.weights.h5"
-    path.write_bytes(to_h5(small_weights()))
-    jax.tree.map(np.testing.assert_array_equal, hed.load(path, SMALL), hed.load(path.read_bytes(), SMALL))
+    path.write_bytes(to_h5(small_hed.weights()))
+    jax.tree.map(
+        np.testing.assert_array_equal, hed.load(path, small_hed.WIDTHS), hed.load(path.read_bytes(), small_hed.WIDTHS)
+    )
 
 
 def test_foreign_files_are_one_clear_line(tmp_path):
@@ -132,9 +104,9 @@ def test_foreign_files_are_one_clear_line(tmp_path):
         hed.load(tmp_path / "none.h5")
     with pytest.raises(hed.HedError, match="not a readable HDF5 file"):
         hed.load(b"PK no h5")
-    arrays = small_weights()
+    arrays = small_hed.weights()
     with pytest.raises(hed.HedError, match=r"block1/layers/conv2d/vars holds .*\(3, 3, 3, 4\).*\(3, 3, 3, 64\)"):
         hed.load(to_h5(arrays))
     del arrays["fuse/vars/1"]
     with pytest.raises(hed.HedError, match="fuse/vars holds"):
-        hed.load(to_h5(arrays), SMALL)
+        hed.load(to_h5(arrays), small_hed.WIDTHS)

@@ -5,6 +5,7 @@ and of its mask, under random dilation. Pictures are cut to the centre square fi
 """
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -56,7 +57,7 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
     batch: list[tuple[Captioned, Picture]] = []
     columns = dict(image_column=arguments.image_column, caption_column=arguments.caption_column)
     for each in captioned.read_captioned(arguments.input, **columns):
-        read = _read(each, arguments.size * arguments.detail)
+        read = _read(each, arguments.size, arguments.detail)
         if isinstance(read, Skip):
             yield read
             continue
@@ -121,32 +122,33 @@ def _bases(kind: str, pictures: list[Picture], makers: dict[str, Maker]) -> list
     return [plane if isinstance(plane, str) else planes.to_picture(plane) for plane in makers[kind](pictures)]
 
 
-def _read(each: Captioned | Skip, size: int) -> tuple[Captioned, Picture] | Skip:
+def _read(each: Captioned | Skip, size: int, detail: int) -> tuple[Captioned, Picture] | Skip:
+    """The target [S, S, 3] with its caption, and the picture in finer detail, as makers take it."""
     if isinstance(each, Skip):
         return each
     try:
-        image = each.image if isinstance(each.image, np.ndarray) else read_image(each.image, size)
+        image = each.image if isinstance(each.image, np.ndarray) else read_image(each.image, size * detail)
     except ImageError:
         return Skip(each.key, "broken image")
     name = os.fspath(each.image) if isinstance(each.image, os.PathLike) else each.key
-    return each, Picture(each.key, name, fit_image(image, size), image.shape[:2])
+    picture = Picture(each.key, name, fit_image(image, size * detail), image.shape[:2])
+    return dataclasses.replace(each, image=fit_image(image, size)), picture
 
 
 def _make_items(
     batch: Sequence[tuple[Captioned, Picture]], make: Maker, arguments: argparse.Namespace
 ) -> Iterator[Item | Skip]:
-    condition, size = arguments.condition, arguments.size
+    condition = arguments.condition
     made = make([picture for _, picture in batch])
-    for (each, picture), plane in zip(batch, made, strict=True):
+    for (each, _), plane in zip(batch, made, strict=True):
         if isinstance(plane, str):
             yield Skip(each.key, plane)
             continue
-        plane = planes.shrink(plane, size)
+        plane = planes.shrink(plane, arguments.size)
         if condition == "edge":
             plane = planes.dilate(plane, _draw("dilate", each.key, arguments.dilate + 1))
         references = ((TEXTS[condition], planes.to_picture(plane)),)
-        target = fit_image(picture.image, size)
-        yield Item(each.key, condition, target, each.caption, references=references, split=each.split)
+        yield Item(each.key, condition, each.image, each.caption, references=references, split=each.split)
 
 
 def _draw(what: str, key: str, count: int) -> int:

@@ -1,6 +1,6 @@
 """Style transfer pairs: content pictures drawn in the styles of others by the arbitrary-style network.
 
-The last row of the paper's Table 1, made as there: contents x WikiArt styles through the network of Ghiasi et al., 2017,
+The last row of the paper's Table 1, made as there: contents x WikiArt styles through Ghiasi et al.'s network (2017),
 whose drawing is the target. Style pictures are dealt to splits too, so none of test was ever seen in training.
 """
 
