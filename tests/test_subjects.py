@@ -129,6 +129,11 @@ def test_a_wrong_column_names_those_found(tmp_path):
         read(f"--input={write_parquet(tmp_path, rows)}")
 
 
+def test_descriptions_of_another_form_are_counted(tmp_path):
+    folder = write_parquet(tmp_path, [row() | {"description": "a chair"}])
+    assert [skip.reason for skip in read(f"--input={folder}")[1]] == ["no caption"]
+
+
 def test_a_broken_file_costs_itself_only(tmp_path):
     write_parquet(tmp_path, [row()], "train-00001-of-00032.parquet")
     (tmp_path / "data/train-00000-of-00032.parquet").write_bytes(b"PAR1 cut off")

@@ -48,7 +48,7 @@ def read(files: Sequence[Path], min_quality: int, padding: int | None) -> Iterat
 
 def _why_not(fields: Mapping, min_quality: int) -> str:
     """Why a row is left out, '' if it is not."""
-    description, scores = fields["description"] or {}, fields["quality_assessment"] or {}
+    description, scores = (fields[name] if isinstance(fields[name], Mapping) else {} for name in COLUMNS[1:])
     if min_quality and any(scores.get(quality) is None for quality in QUALITIES):
         return "quality not assessed"
     if min_quality and min(scores[quality] for quality in QUALITIES) < min_quality:
