@@ -4,7 +4,7 @@ Drawings stand on white. A part is a sheet of one style, so that a corpus larger
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,11 @@ def read(part: Part) -> Iterator[Captioned | Skip]:
     style, _, number = part.name.rpartition("-")
     with _as_source_error():
         size, sheet = corpus.tile_size(folder), corpus._open_sheet(folder, path.name)
-        for picture, position in corpus._read_index(folder, corpus._read_manifest(folder)["styles"]):
+        source = (styles := corpus._read_manifest(folder)["styles"])[style]
+        for picture, position in corpus._read_index(folder, styles):
             at, tile = divmod(position, corpus.TILES_PER_SHEET)
             if picture.style == style and at == int(number):
-                yield _captioned(picture, corpus._cut(sheet, tile, size, size, path))
+                yield _captioned(picture, corpus._cut(sheet, tile, size, size, path), source)
 
 
 def licences(folder: Path) -> str:
@@ -55,9 +56,11 @@ def _as_source_error():
         raise SourceError(str(error)) from error
 
 
-def _captioned(picture: corpus.Picture, tile: np.ndarray) -> Captioned:
+def _captioned(picture: corpus.Picture, tile: np.ndarray, source: Mapping) -> Captioned:
+    """The URL names the house and the root: variants of one subject by one house are one design (DATA.md A)."""
     drawing = Image.fromarray(tile)
     image = np.asarray(Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB"))
     meta = {name: getattr(picture, name) for name in ("subject", "root", "style", "group", "subgroup")}
     meta["keywords"] = ", ".join(picture.keywords)
-    return Captioned(f"{picture.style}/{picture.subject}", image, picture.name, meta=meta, split=picture.split)
+    key, url = f"{picture.style}/{picture.subject}", f"{source['home']}#{picture.root}"
+    return Captioned(key, image, picture.name, url, source["licence"], meta, picture.split)
