@@ -80,7 +80,7 @@ def test_equals_numpy_on_the_packaged_weights():
 
 def test_features_halve_at_each_block():
     params = small_hed.params()
-    found = hed.features(params, pictures(2, 37, 32))
+    found = jax.jit(hed.features)(params, pictures(2, 37, 32))
     assert {name: x.shape for name, x in found.items()} == {
         "block1": (2, 37, 32, 4),
         "block2": (2, 19, 16, 6),
