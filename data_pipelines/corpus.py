@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,12 +36,12 @@ class Picture:
 
     subject: str  # its id in lower case; of an emoji the hexcode 'xxxx-xxxx', without fe0f
     root: str  # id of the root subject: variants (tone, gender, hour ...) share it, and a root lies in one split
-    style: str
+    style: str  # of a model, the side that is seen
     split: str  # 'train' | 'validation' | 'test'; a held-out style is 'test' whatever its root
-    name: str  # CLDR short name: 'red apple'
+    name: str  # 'red apple'; of an emoji the CLDR short name
     keywords: tuple[str, ...]
-    group: str  # Unicode group: 'food-drink'
-    subgroup: str  # Unicode subgroup: 'food-fruit'
+    group: str  # of an emoji the Unicode group, 'food-drink'; of furniture its category, 'living-room'
+    subgroup: str  # of an emoji the Unicode subgroup, 'food-fruit'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +53,55 @@ class Corpus:
     sources: Mapping[str, Mapping]  # style -> package, version, sha256, author, licence, home, held_out
 
 
-def load_corpus(path: str | Path, size: int) -> Corpus:
-    """Read a corpus folder ('fixture': the bundled one) with every tile scaled down to `size` pixels.
+def load_corpus(path: str | Path | Sequence[str | Path], size: int) -> Corpus:
+    """Read a corpus with every tile scaled down to `size` pixels.
 
-    Scaling is Lanczos on premultiplied colour, so no fringe appears at transparent edges.
-    Raises CorpusError, one line, for a missing or damaged file or a size above the tiles' own.
+    `path` is a folder ('fixture': the bundled one), or several, as a sequence or with commas between:
+    'data/emoji,data/furniture'. Scaling is Lanczos on premultiplied colour, so no fringe appears at transparent edges.
+    Raises CorpusError, one line: a missing or damaged file, a size above the tiles' own, a subject in two folders.
     """
-    folder = FIXTURE if str(path) == "fixture" else Path(path)
-    manifest = _read_manifest(folder)
-    if not 0 < size <= manifest["tile_size"]:
-        raise CorpusError(
-            f"{folder}: its tiles are {manifest['tile_size']} px, {size} px was asked: {_mend(folder)} --size={size}"
-        )
-    rows = list(_read_index(folder, manifest["styles"]))
-    images = np.empty((len(rows), size, size, 4), np.uint8)
-    _fill(images, folder, manifest["tile_size"], rows)
-    return Corpus(images, tuple(picture for picture, _ in rows), manifest["styles"])
+    parts = [_Part(folder, size) for folder in _folders(path)]
+    _refuse_doubles(parts)
+    images = np.empty((sum(len(part.rows) for part in parts), size, size, 4), np.uint8)
+    start = 0
+    for part in parts:
+        stop = start + len(part.rows)
+        _fill(images[start:stop], part.folder, part.manifest["tile_size"], part.rows)
+        start = stop
+    sources = {style: source for part in parts for style, source in part.manifest["styles"].items()}
+    return Corpus(images, tuple(picture for part in parts for picture, _ in part.rows), sources)
+
+
+class _Part:
+    """One folder's manifest and index, read and checked; its tiles are still on disk."""
+
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.manifest = folder, _read_manifest(folder)
+        own = self.manifest["tile_size"]
+        if not 0 < size <= own:
+            raise CorpusError(f"{folder}: its tiles are {own} px, {size} px was asked: {_mend(folder)} --size={size}")
+        self.rows = list(_read_index(folder, self.manifest["styles"]))
+
+
+def _folders(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    paths = path.split(",") if isinstance(path, str) else [path] if isinstance(path, Path) else path
+    folders = [FIXTURE if str(one).strip() == "fixture" else Path(str(one).strip()) for one in paths]
+    if not folders:
+        raise CorpusError("no corpus is named: give a folder, several joined by commas, or 'fixture'")
+    return folders
+
+
+def _refuse_doubles(parts: Sequence[_Part]) -> None:
+    """A subject of two folders might lie in two splits, and its pictures would be counted twice."""
+    owners: dict[str, Path] = {}
+    for part in parts:
+        subjects = dict.fromkeys(picture.subject for picture, _ in part.rows)
+        double = next((subject for subject in subjects if subject in owners), None)
+        if double is not None:
+            raise CorpusError(
+                f"subject '{double}' is in {owners[double]} and again in {part.folder}: name only one of the two"
+            )
+        owners |= dict.fromkeys(subjects, part.folder)
 
 
 def tile_size(folder: Path) -> int:
@@ -79,7 +112,8 @@ def tile_size(folder: Path) -> int:
 def _mend(folder: Path) -> str:
     if folder == FIXTURE:
         return "restore data_pipelines/fixture, or use the full corpus of `python -m data_pipelines.prepare emoji`"
-    return f"delete it and build it with `python -m data_pipelines.prepare emoji --output={folder}`"
+    family = "furniture" if "furniture" in folder.name else "emoji"  # the names that `prepare` proposes
+    return f"delete it and build it with `python -m data_pipelines.prepare {family} --output={folder}`"
 
 
 def _read_manifest(folder: Path) -> dict:

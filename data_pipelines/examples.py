@@ -27,6 +27,7 @@ from data_pipelines.transforms import (
 from data_pipelines.wording import Draft, Example, WordingError, word
 
 STYLE_NAMED = 0.75  # share of free captions that name the style
+BLACK = (0, 0, 0)
 
 
 class TaskError(ValueError):
@@ -50,7 +51,11 @@ class Scene:
 
     def mask(self, picture: int) -> np.ndarray:
         """[S, S, 3] uint8: the alpha of the picture, moved as the picture is."""
-        return transform(conditions.mask(self._maker.corpus.images[picture]), self._geometry, (0, 0, 0))
+        return transform(conditions.mask(self._maker.corpus.images[picture]), self._geometry, BLACK)
+
+    def depth(self, picture: int) -> np.ndarray:
+        """[S, S, 3] uint8: a depth map, moved as the picture is; where there is nothing it is black."""
+        return transform(composite(self._maker.corpus.images[picture], BLACK), self._geometry, BLACK)
 
     def describe(self, caption: str) -> str:
         """The caption, with the background's colour where no aligned reference shows it."""
@@ -79,7 +84,7 @@ class ExampleMaker:
         self.white = np.empty((*corpus.images.shape[:3], 3), np.uint8)  # most backgrounds are white: done once
         for i, image in enumerate(corpus.images):
             self.white[i] = composite(image, WHITE[1])
-        self._flippable = [may_flip(picture.name) for picture in corpus.pictures]
+        self._flippable = [may_flip(picture.name) and not STYLES[picture.style].view for picture in corpus.pictures]
         self.tables = {task: self._table(task, where) for task in tasks}
 
     def make(self, task: str, rng: np.random.Generator) -> Example:
@@ -141,7 +146,8 @@ class ExampleMaker:
         if not len(table):
             raise TaskError(
                 f"data.mixture.{name}: {where} has no pair for this task: remove the task, or build the full corpus "
-                "with `python -m data_pipelines.prepare emoji` and name it in data.corpus"
+                f"with `python -m data_pipelines.prepare {'furniture' if name == 'depth' else 'emoji'}` and name it in "
+                "data.corpus"
             )
         self._check_length(name)
         return table
@@ -149,7 +155,7 @@ class ExampleMaker:
     def _check_length(self, name: str):
         """Make sure before training that the longest words this corpus can yield fit."""
         longest = max(range(len(self.corpus.pictures)), key=lambda i: len(self.name(i)))
-        style = max((style.phrase for style in STYLES.values()), key=len)
+        style = max((STYLES[picture.style].phrase for picture in self.corpus.pictures), key=len)
         background = max((background for background, _ in BACKGROUNDS), key=len)
         words = f"{self.name(longest)}, {style}, on a {background} background"
         wanted = templates.PLACEHOLDERS[name]

@@ -1,7 +1,8 @@
 """Index tables over a corpus: which pictures are real pairs for which task (paper Table 1; the pairs are ours).
 
 A table row names pictures by their number. The pictures given are those of one split, so no pair crosses splits. The
-four Fluent renderings are one design by one house, aligned pixel by pixel; across houses a subject is drawn anew.
+four Fluent renderings are one design by one house, aligned pixel by pixel; across houses a subject is drawn anew. The
+views of a furniture model are one thing from eight sides: pairs for subject and depth, but no styles of drawing.
 """
 
 from collections import defaultdict
@@ -21,6 +22,8 @@ class Style:
     house: str
     phrase: str  # how a text names the style
     drawing: bool = False  # black lines or areas only
+    view: bool = False  # one side of a model, which must not be mirrored
+    depth: bool = False  # no picture to draw, but a map that tells how far away one is
 
 
 STYLES = {
@@ -37,10 +40,14 @@ STYLES = {
     "openmoji_line": Style("openmoji", "thin black outline", drawing=True),
     "fxemoji": Style("fxemoji", "paper cut illustration"),
 }
+SIDES = ("front", "front right", "right", "back right", "back", "back left", "left", "front left")  # to the viewer
+STYLES |= {f"view_{k}": Style("furniture", f"3D model seen from the {side}", view=True) for k, side in enumerate(SIDES)}
+STYLES |= {f"depth_{k}": Style("furniture", "depth map", depth=True) for k in range(len(SIDES))}
 HELD_OUT_STYLE = "fxemoji"  # never named in a text: it can only be known from a picture
 HELD_OUT_TRANSFER_TARGET = "emojione"
 LINE_PAIRS = (("openmoji_line", "openmoji"), ("emojione_mono", "emojione"))  # aligned to the pixel
 LOOSE_LINE_PAIRS = (("fluent_hc", "fluent_flat"),)  # for a corpus without the two above
+DEPTH_PAIRS = tuple((f"depth_{k}", f"view_{k}") for k in range(len(SIDES)))
 ALIGNED_TRANSFER = 0.7  # share of style transfers whose content picture is aligned with the target
 TONED_WEIGHT = 1 / 5  # the five skin tones of one drawing count as one drawing
 TONE_EDITS = 0.2  # at most, of all edits
@@ -79,46 +86,51 @@ class Pairs:
 
     def named(self, keep: Callable[[int], bool] = lambda picture: True) -> Table:
         """(target): every picture whose style may be named, and that `keep` accepts."""
-        return self._table((i,) for i in self.ids if self.pictures[i].style != HELD_OUT_STYLE and keep(i))
+        return self._table((i,) for i in self.ids if self._may_be_named(i) and keep(i))
 
     def coloured(self) -> Table:
         """(target): as named(), without black drawings."""
-        return self._table((i,) for i in self._coloured(self.ids) if self.pictures[i].style != HELD_OUT_STYLE)
+        return self._table((i,) for i in self._coloured(self.ids) if self._may_be_named(i))
 
     def lines(self) -> Table:
         """(line drawing, coloured target) of the same house."""
         rows = self._same_subject(LINE_PAIRS) or self._same_subject(LOOSE_LINE_PAIRS)
         return self._table(rows)
 
+    def depths(self) -> Table:
+        """(depth map, target) of the same view."""
+        return self._table(self._same_subject(DEPTH_PAIRS))
+
     def subjects(self) -> Table:
-        """(target, (pictures of the same subject, one tuple a house other than the target's))."""
+        """(target, (pictures of the same subject, one tuple a look other than the target's))."""
         rows = []
         for design in self.designs.values():
-            houses = defaultdict(list)
+            looks = defaultdict(list)
             for i in self._coloured(design.values()):
-                houses[self.house(i)].append(i)
+                looks[self._look(i)].append(i)
             for i in self._coloured(design.values()):
-                others = tuple(tuple(ids) for house, ids in houses.items() if house != self.house(i))
-                if others and self.pictures[i].style != HELD_OUT_STYLE:
+                others = tuple(tuple(ids) for look, ids in looks.items() if look != self._look(i))
+                if others and self._may_be_named(i):
                     rows.append((i, others))
         return self._table(rows)
 
     def styled(self) -> Table:
-        """(target): coloured pictures in a style that has another subject to show it."""
-        return self._table((i,) for i in self._coloured(self.ids) if self._shown_elsewhere(i))
+        """(target): coloured drawings in a style that has another subject to show it."""
+        return self._table((i,) for i in self._drawn(self.ids) if self._shown_elsewhere(i))
 
     def transfers(self) -> Table:
         """(content, target): one subject in two styles, the target's style shown by another subject too."""
         rows = []
         for design in self.designs.values():
-            coloured = self._coloured(design.values())
-            targets = [i for i in coloured if self.pictures[i].style != HELD_OUT_TRANSFER_TARGET]
-            rows += [(j, i) for i in targets if self._shown_elsewhere(i) for j in coloured if j != i]
+            drawn = self._drawn(design.values())
+            targets = [i for i in drawn if self.pictures[i].style != HELD_OUT_TRANSFER_TARGET]
+            rows += [(j, i) for i in targets if self._shown_elsewhere(i) for j in drawn if j != i]
         return self._transfer_table(rows)
 
     def edits(self) -> Table:
         """(content, target, change) of one style; skin tone edits at most TONE_EDITS of all."""
-        subjects = {picture.subject: picture for picture in self.pictures}
+        pictures = (picture for picture in self.pictures if not self._is_model(picture))
+        subjects = {picture.subject: picture for picture in pictures}
         rows, kinds = [], []
         for edit in find_edits((p.subject, p.name, p.subgroup) for p in subjects.values()):
             before, after = self.designs[edit.source], self.designs[edit.target]
@@ -131,8 +143,26 @@ class Pairs:
     def house(self, picture: int) -> str:
         return STYLES[self.pictures[picture].style].house
 
+    def _look(self, picture: int) -> str:
+        """What two pictures of a subject share that are no two looks at it: the house, of a model the side."""
+        shown = self.pictures[picture]
+        return shown.style if self._is_model(shown) else self.house(picture)
+
+    def _may_be_named(self, picture: int) -> bool:
+        style = self.pictures[picture].style
+        return style != HELD_OUT_STYLE and not STYLES[style].depth
+
     def _coloured(self, ids: Iterable[int]) -> list[int]:
-        return [i for i in ids if not STYLES[self.pictures[i].style].drawing]
+        styles = [(i, STYLES[self.pictures[i].style]) for i in ids]
+        return [i for i, style in styles if not (style.drawing or style.depth)]
+
+    def _drawn(self, ids: Iterable[int]) -> list[int]:
+        """The coloured pictures that somebody drew in a style of their own, which views of models are not."""
+        return [i for i in self._coloured(ids) if not self._is_model(self.pictures[i])]
+
+    @staticmethod
+    def _is_model(picture: Picture) -> bool:
+        return STYLES[picture.style].view or STYLES[picture.style].depth
 
     def _coloured_styles(self, styles: Iterable[str]) -> list[str]:
         return sorted(style for style in styles if not STYLES[style].drawing)

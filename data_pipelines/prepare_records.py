@@ -16,7 +16,7 @@ from data_pipelines.instruction import Layout, context_text
 from data_pipelines.loader import Loader, make_loader
 from data_pipelines.record_writer import DatasetWriter
 from data_pipelines.records import RecordError, RecordReader
-from data_pipelines.tasks import TASKS
+from data_pipelines.tasks import DRAWN, TASKS
 from data_pipelines.wording import Example
 
 HELP = "record shards for data.loader='records', from a corpus"
@@ -28,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("data/records"), help="OUTPUT/TASK is made for each task")
     parser.add_argument("--examples", type=int, required=True, help="training examples of each task")
     parser.add_argument("--held_out", type=int, help="examples of validation and of test (default: a twentieth)")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="tasks (default: all)")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=list(DRAWN),
+        metavar="TASK",
+        help=f"of {', '.join(TASKS)} (default: all but depth)",
+    )
     parser.add_argument("--size", type=int, default=64, help="side of the pictures (default: %(default)s)")
     parser.add_argument("--max_references", type=int, default=3, help="most references (default: %(default)s)")
     parser.add_argument("--text_length", type=int, default=64, help="most tokens of a text (default: %(default)s)")

@@ -61,11 +61,19 @@ def mask(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
     return Draft(scene.picture(target), caption, references=[("mask", scene.mask(target))])
 
 
+def depth(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
+    """How far away the target is at each place -> target."""
+    source, target = row
+    scene = maker.scene(rng, target)
+    caption = scene.describe(maker.caption(target, rng))
+    return Draft(scene.picture(target), caption, references=[("depth map", scene.depth(source))])
+
+
 def subject(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
-    """The subject as other houses draw it -> the subject in the style that the text names."""
-    target, houses = row
-    count = 1 + int(rng.random() * min(maker.max_references, len(houses)))
-    chosen = [houses[house] for house in rng.permutation(len(houses))[:count]]
+    """The subject as others draw it -> in the style that the text names; other sides of a model -> the one named."""
+    target, looks = row
+    count = 1 + int(rng.random() * min(maker.max_references, len(looks)))
+    chosen = [looks[look] for look in rng.permutation(len(looks))[:count]]
     sources = [designs[int(rng.random() * len(designs))] for designs in chosen]
     scene = maker.scene(rng, target)
     references = [(maker.short_name(i), maker.scene(rng, i).picture(i)) for i in sources]
@@ -117,9 +125,11 @@ TASKS = {
     "line": Task(lambda maker: maker.pairs.lines(), line),
     "edge": Task(lambda maker: maker.pairs.coloured(), edge),
     "mask": Task(lambda maker: maker.pairs.coloured(), mask),
+    "depth": Task(lambda maker: maker.pairs.depths(), depth),
     "subject": Task(lambda maker: maker.pairs.subjects(), subject),
     "style": Task(lambda maker: maker.pairs.styled(), style),
     "style_transfer": Task(lambda maker: maker.pairs.transfers(), style_transfer),
     "edit": Task(lambda maker: maker.pairs.edits(), edit),
     "neighbors": Task(_neighbors_table, neighbors),
 }
+DRAWN = tuple(task for task in TASKS if task != "depth")  # what a corpus of drawings alone, without models, can give

@@ -7,6 +7,7 @@ from data_pipelines.examples import ExampleMaker
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import MemoryLoader
 from data_pipelines.mixture import Mixture
+from data_pipelines.pairs import SIDES
 from data_pipelines.text import load_tokenizer
 
 SIZE = 16
@@ -45,6 +46,28 @@ def make_corpus(split: str = "train") -> Corpus:
             pictures.append(Picture(subject, root, style, shown, name, keywords, "group", subgroup))
             images.append(image)
     return Corpus(np.stack(images), tuple(pictures), {})
+
+
+MODELS = (("scopia-chair", "furniture-chair", "armchair"), ("scopia-table", "furniture-table", "table"))
+
+
+def make_furniture() -> Corpus:
+    """Two models from all sides. Red is the side, green (of views) and all channels (of depths) differ by model."""
+    rng = np.random.default_rng(1)
+    pictures, images = [], []
+    for number, (subject, root, name) in enumerate(MODELS):
+        for side in range(len(SIDES)):
+            alpha = np.pad(rng.integers(0, 2, (SIZE - 4, SIZE - 4), np.uint8) * 255, 2)
+            for style, colour in ((f"view_{side}", (20 * side, 99, number)), (f"depth_{side}", (100 + 20 * side,) * 3)):
+                image = np.concatenate([np.full((SIZE, SIZE, 3), colour, np.uint8), alpha[..., None]], axis=-1)
+                pictures.append(Picture(subject, root, style, "train", name, ("seat",), "living-room", "living-room"))
+                images.append(image)
+    return Corpus(np.stack(images), tuple(pictures), {})
+
+
+def join(*corpora: Corpus) -> Corpus:
+    images = np.concatenate([corpus.images for corpus in corpora])
+    return Corpus(images, tuple(picture for corpus in corpora for picture in corpus.pictures), {})
 
 
 def make_maker(*tasks: str, split: str = "train", corpus: Corpus | None = None, **changes) -> ExampleMaker:

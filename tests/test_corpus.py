@@ -105,6 +105,35 @@ def test_scaling_is_by_area_with_premultiplied_colour(tmp_path):
     assert mixed[3] == pytest.approx(128, abs=1)
 
 
+def another_corpus(folder, subject):
+    tile = np.full((8, 8, 4), 255, np.uint8)
+    sources = {"noto": SOURCE | {"licence": "CC0-1.0"}}
+    return tiny_corpus(folder, [tile], [subject, subject, *ROW[2:]], sources)
+
+
+@pytest.mark.parametrize("named", ["with commas", "as a sequence"])
+def test_several_folders_are_one_corpus(tmp_path, named):
+    folders = [another_corpus(tmp_path / "one", "chair"), another_corpus(tmp_path / "two", "table")]
+    both = load_corpus(f"{folders[0]}, {folders[1]}" if named == "with commas" else folders, 4)
+    assert [picture.subject for picture in both.pictures] == ["chair", "table"]
+    assert both.images.shape == (2, 4, 4, 4) and (both.images == 255).all()
+    mixed = load_corpus(f"fixture,{folders[1]}", 8)
+    alone = load_corpus("fixture", 8)
+    np.testing.assert_array_equal(mixed.images[:-1], alone.images)
+    assert mixed.pictures[:-1] == alone.pictures
+    assert mixed.sources.keys() == alone.sources.keys()
+
+
+def test_a_subject_of_two_folders_is_refused(tmp_path):
+    folders = [another_corpus(tmp_path / name, "chair") for name in ("one", "two")]
+    with pytest.raises(CorpusError, match=f"subject 'chair' is in {folders[0]} and again in {folders[1]}"):
+        load_corpus(folders, 4)
+    with pytest.raises(CorpusError, match="no corpus is named"):
+        load_corpus([], 4)
+    with pytest.raises(CorpusError, match=r"prepare furniture --output=.*furniture-64"):
+        load_corpus(f"fixture,{tmp_path / 'furniture-64'}", 4)
+
+
 def test_own_size_is_exact_and_tiles_keep_their_numbers(tmp_path):
     rng = np.random.default_rng(0)
     tiles = rng.integers(0, 256, (1030, 4, 4, 4), np.uint8)  # one sheet and six tiles

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import PREFETCH, LoaderError, make_loader, prefetch
-from data_pipelines.tasks import TASKS
+from data_pipelines.tasks import DRAWN
 from tests.small_corpus import LAYOUT, SIZE, make_memory_loader
 
 
@@ -31,14 +31,14 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def loader():
-    return make_memory_loader(*TASKS)
+    return make_memory_loader(*DRAWN)
 
 
 def test_example_i_is_the_same_from_any_start_and_batch_size(loader):
     whole = loader.batch(100, 24)
     assert_equal(rows(whole, slice(5, 9)), loader.batch(105, 4))
     assert_equal(rows(whole, slice(8, 16)), next(loader.batches(108, 8)))
-    again = make_memory_loader(*TASKS)
+    again = make_memory_loader(*DRAWN)
     again.example(3)  # what came before leaves no trace
     assert_equal(whole, again.batch(100, 24))
 
@@ -52,7 +52,7 @@ def test_resume_continues_at_the_next_example(loader):
 
 
 def test_seeds_and_positions_differ(loader):
-    other = make_memory_loader(*TASKS, seed=1)
+    other = make_memory_loader(*DRAWN, seed=1)
     assert (loader.batch(0, 8, "edge").image != other.batch(0, 8, "edge").image).any()
     images = loader.batch(0, 40).image.reshape(40, -1)
     assert len(np.unique(images, axis=0)) > 30
@@ -71,7 +71,7 @@ def test_shapes_types_and_tasks(loader):
 
 
 def test_hosts_share_one_global_batch(loader):
-    parts = [next(make_memory_loader(*TASKS, process=(p, 2)).batches(8, 8)) for p in range(2)]
+    parts = [next(make_memory_loader(*DRAWN, process=(p, 2)).batches(8, 8)) for p in range(2)]
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     assert_equal(whole, loader.batch(8, 8))
     with pytest.raises(LoaderError, match=r"train.batch_size 7 does not divide by 2 hosts"):
@@ -101,12 +101,12 @@ def test_prefetch_raises_the_thread_s_error_in_its_place():
 
 
 def test_the_fixture_serves_every_task_in_every_split():
-    ratios = {task: 1 / len(TASKS) for task in TASKS}
+    ratios = {task: 1 / len(DRAWN) for task in DRAWN}
     for split in ("train", "validation", "test"):
         made = make_loader(config(mixture=ratios), Layout(8, 3, 64, 24), split, seed=0)
-        assert made.tasks == tuple(TASKS)
+        assert made.tasks == DRAWN
         batch = made.batch(0, 64)
-        assert set(batch.task.tolist()) == set(range(len(TASKS)))
+        assert set(batch.task.tolist()) == set(range(len(DRAWN)))
 
 
 @pytest.mark.parametrize(

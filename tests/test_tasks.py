@@ -7,8 +7,8 @@ from data_pipelines.edits import find_edits
 from data_pipelines.examples import ExampleMaker, Scene, TaskError
 from data_pipelines.pairs import STYLES, TONE_EDITS, Pairs
 from data_pipelines.retrieval.neighbors import Neighbors
-from data_pipelines.tasks import TASKS
-from tests.small_corpus import make_corpus, make_maker
+from data_pipelines.tasks import DRAWN
+from tests.small_corpus import MODELS, join, make_corpus, make_furniture, make_maker
 
 ALPHA = 8 * np.arange(16)[:, None] + 7 * np.arange(16)
 ALIGNED = ("line", "edit", "style_transfer")
@@ -39,7 +39,7 @@ def draw(maker: ExampleMaker, task: str, i: int, shown: list):
     return example, pictures[target], [pictures[j] for j in references]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", DRAWN)
 def test_training_examples_are_true_pairs_of_training_pictures(task, shown):
     maker = make_maker(task)
     relations = {
@@ -197,7 +197,7 @@ def test_long_texts_take_another_phrasing_then_fewer_references():
 @pytest.mark.parametrize(
     "task, changes, words",
     [
-        ("depth", {}, "data.mixture.depth: there is no such task"),
+        ("oil", {}, "data.mixture.oil: there is no such task"),
         ("style_transfer", {"max_references": 1}, "needs 2 references and data.max_references is 1"),
         ("text_to_image", {"fits": lambda text: len(text) < 40}, "data.text_length is too short"),
     ],
@@ -211,6 +211,73 @@ def test_impossible_tasks_are_one_clear_line(task, changes, words):
 def test_a_task_without_pairs_names_the_corpus_and_the_mend():
     corpus = make_corpus()
     few = type(corpus)(corpus.images[:1], corpus.pictures[:1], {})
-    for task in ("line", "subject", "style", "style_transfer", "edit", "neighbors"):
-        with pytest.raises(TaskError, match=f"data.mixture.{task}: the test corpus has no pair.*prepare emoji"):
+    for task in ("line", "depth", "subject", "style", "style_transfer", "edit", "neighbors"):
+        family = "furniture" if task == "depth" else "emoji"
+        with pytest.raises(TaskError, match=f"data.mixture.{task}: the test corpus has no pair.*prepare {family}"):
             make_maker(task, corpus=few)
+
+
+# furniture
+
+
+@pytest.mark.parametrize("task", DRAWN)
+def test_furniture_beside_the_emoji_leaves_their_pairs_as_they_were(task):
+    alone, both = make_maker(task), make_maker(task, corpus=join(make_corpus(), make_furniture()))
+    emoji = len(alone.corpus.pictures)
+    rows = [row for row in both.tables[task].rows if max(_numbers(row)) < emoji]
+    assert rows == alone.tables[task].rows
+    others = [row for row in both.tables[task].rows if max(_numbers(row)) >= emoji]
+    if task in ("line", "style", "style_transfer", "edit"):
+        assert not others
+    else:  # of each model eight views, and never a depth map, are drawn
+        shown = [both.corpus.pictures[row[0]] for row in others]
+        assert len(others) == 8 * len(MODELS) and all(STYLES[picture.style].view for picture in shown)
+
+
+def _numbers(row):
+    """The picture numbers in a row, however deep."""
+    return [n for part in row for n in (_numbers(part) if isinstance(part, tuple) else [part]) if isinstance(n, int)]
+
+
+def test_depth_goes_with_its_own_view_and_moves_with_it():
+    maker = make_maker("depth", corpus=make_furniture())
+    pictures = maker.corpus.pictures
+    sides = {pictures[i].style[-1] + pictures[j].style[-1] for i, j in maker.tables["depth"].rows}
+    assert sides == {f"{k}{k}" for k in range(8)} and len(maker.tables["depth"].rows) == 8 * len(MODELS)
+    for i in range(100):
+        example = maker.make("depth", rng(i))
+        (reference,) = example.instruction.references
+        assert reference.text == "depth map" and not (reference.image[0] | reference.image[-1]).any()
+        source, target = maker.tables["depth"].draw(rng(i).random())
+        full = maker.corpus.images[source, 0, 0, 0]
+        behind = example.target[reference.image[..., 0] == 0].max(axis=0, initial=0)
+        covered = reference.image[..., :1] / full
+        expected = covered * maker.corpus.images[target, 0, 0, :3] + (1 - covered) * behind
+        np.testing.assert_allclose(example.target, expected, atol=5)
+
+
+def test_other_views_of_a_model_are_the_references_of_a_view(shown):
+    maker = make_maker("subject", corpus=make_furniture())
+    counts = set()
+    for i in range(200):
+        example, target, references = draw(maker, "subject", i, shown)
+        assert all(r.subject == target.subject and STYLES[r.style].view for r in references)
+        assert len({r.style for r in (target, *references)}) == len(references) + 1
+        assert STYLES[target.style].phrase in example.instruction.text  # "seen from the back left"
+        assert {reference.text for reference in example.instruction.references} == {target.name}
+        counts.add(len(references))
+    assert counts == {1, 2, 3}
+
+
+def test_a_model_is_not_mirrored():
+    maker = make_maker("text_to_image", corpus=join(make_corpus(), make_furniture()))
+    views = [i for i, picture in enumerate(maker.corpus.pictures) if STYLES[picture.style].view]
+    assert not any(maker.scene(rng(i), views[i % len(views)])._geometry.flip for i in range(100))
+
+
+def test_neighbors_of_a_view_are_views():
+    corpus = join(make_corpus(), make_furniture())
+    neighbors = Neighbors(corpus.images[..., :3], corpus.pictures)
+    first = next(i for i, picture in enumerate(corpus.pictures) if STYLES[picture.style].view)
+    found = {corpus.pictures[j].style for i in range(100) for j in neighbors.draw(first, 3, rng(i))}
+    assert found and all(STYLES[style].view for style in found)

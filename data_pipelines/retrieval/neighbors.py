@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.corpus import Picture
+from data_pipelines.pairs import STYLES
 
 SHARES = (("subgroup", 0.5), ("root", 0.3), ("keyword", 0.2))  # where each neighbour comes from
 _TRIES = 8  # before every candidate is looked at
@@ -26,6 +27,8 @@ class Neighbors:
         self._clusters: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._keys = [_cluster_keys(picture) for picture in pictures]
         for i, sources in enumerate(self._keys):
+            if STYLES[pictures[i].style].depth:  # a map is nobody's neighbour
+                continue
             for keys in sources.values():
                 for key in keys:
                     self._clusters[key].append(i)
