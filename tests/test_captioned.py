@@ -103,14 +103,18 @@ def test_broken_lines_and_missing_pictures_are_skips(tmp_path):
     assert reasons(skips) == ["broken line", "broken line", "no such picture", "no caption"]
     assert skips[0].where == f"{tmp_path}/captions.jsonl:2"
     (tmp_path / "captions.jsonl").unlink()
-    (tmp_path / "a.csv").write_text("image,caption\na.png,a fox\na.png\na.png,a fox,3\n")
-    assert reasons(read(tmp_path)[1]) == ["broken line", "broken line"]
+    quote = 'a.png,"' + "x" * 200_000 + "\n"  # never closed
+    (tmp_path / "a.csv").write_text("image,caption\na.png,a fox\na.png\na.png,a fox,3\n" + quote)
+    captioned, skips = read(tmp_path)
+    assert len(captioned) == 1 and set(reasons(skips)) == {"broken line"} and len(skips) >= 3
 
 
 def test_columns_by_name(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "captions.jsonl").write_text('{"image": "a.png", "words": "a fox", "caption": "no"}\n')
     assert read(tmp_path, caption_column="words")[0][0].caption == "a fox"
+    with pytest.raises(SourceError, match=r"'words' cannot be both"):
+        read(tmp_path, caption_column="words", image_column="words")
     with pytest.raises(SourceError, match=r"no column 'word': its columns are image, words, caption: give --caption"):
         read(tmp_path, caption_column="word")
 
@@ -202,12 +206,12 @@ def test_tars_as_img2dataset_writes_them(tmp_path):
 def test_a_truncated_tar_yields_what_is_whole_wherever_it_was_cut(tmp_path):
     whole = write_tar(tmp_path / "00000.tar", range(4)).read_bytes()
     counts = []
-    for end in (0, 100, *range(512, 512 * 26, 512 * 3 + 256)):
+    for end in (0, 100, *range(512, 512 * 26, 512 * 3 + 256), 512 * 27):
         (tmp_path / "00000.tar").write_bytes(whole[:end])
         captioned, skips = read(tmp_path)
         assert reasons(skips) == ["truncated tar"], end
         counts.append(len(captioned))
-    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] >= 2
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 4  # all but the end mark
 
 
 def test_a_broken_tar_does_not_stop_the_others(tmp_path):
@@ -309,6 +313,14 @@ def test_broken_parquet_files_and_row_groups_are_skips(tmp_path):
     assert reasons(skips) == ["broken parquet file", "broken row group", "no picture"]
 
 
+def test_text_that_is_not_utf8_costs_one_row(tmp_path):
+    words = pa.Array.from_buffers(pa.utf8(), 3, pa.array([b"a fox", b"\xff\xfe", b"an owl"]).buffers())
+    pq.write_table(pa.table({"image": [encoded()] * 3, "text": words}), tmp_path / "a.parquet")
+    captioned, skips = read(tmp_path)
+    assert [each.caption for each in captioned] == ["a fox", "an owl"]
+    assert skips == [Skip(f"{tmp_path}/a.parquet: row 1", "text not in UTF-8")]
+
+
 def test_a_file_is_read_batch_by_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_format, "ROWS_PER_BATCH", 2)
     pq.write_table(pa.table({"image": [encoded()] * 5, "text": list("abcde")}), tmp_path / "a.parquet")
@@ -319,7 +331,8 @@ def test_a_file_is_read_batch_by_batch(tmp_path, monkeypatch):
 
 
 def test_a_corpus_gives_every_drawing_with_its_name():
-    parts = list_parts(str(FIXTURE))
+    parts = list_parts("fixture")
+    assert parts == list_parts(str(FIXTURE))
     assert {part.name.rpartition("-")[0] for part in parts} >= {"fluent_3d", "noto"}
     drawings = list(read_part(parts[0]))
     lines = [line.split("\t") for line in (FIXTURE / "index.tsv").read_text().splitlines()[1:]]

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from etils import epath
 
+from data_pipelines.corpus import FIXTURE
 from data_pipelines.sources.formats.common import Captioned, Columns, Part, tfds_name
 from data_pipelines.sources.item import Skip, SourceError
 
 __all__ = ["Captioned", "Part", "add_arguments", "list_parts", "read_captioned", "read_part"]
-SPEC = "a folder with captions, *.tar, *.parquet, tfds:NAME[@DATA_DIR], or a corpus of this project"
+SPEC = (
+    "a folder with captions, *.tar, *.parquet, tfds:NAME[@DATA_DIR], or a corpus of this project (data/emoji, fixture)"
+)
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -47,6 +50,8 @@ def list_parts(spec: str, *, image_column: str = "", caption_column: str = "") -
 
 def _expand(spec: str) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files: none for a folder, which is searched."""
+    if spec == "fixture":
+        return FIXTURE, []
     wild = _WILD.search(spec)
     if wild is None:
         path = _path(spec)
@@ -100,8 +105,8 @@ def read_captioned(
 
 def corpus_licences(spec: str) -> str:
     """The licences that a corpus's manifest names; '' where `spec` is no corpus."""
-    corpus = _format("corpus")
-    return corpus.licences(Path(spec)) if corpus.is_corpus(Path(spec)) else ""
+    corpus, folder = _format("corpus"), FIXTURE if spec == "fixture" else Path(spec)
+    return corpus.licences(folder) if corpus.is_corpus(folder) else ""
 
 
 def _format(name: str):

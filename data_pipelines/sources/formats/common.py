@@ -67,7 +67,10 @@ class Part:
 def resolve(columns: Columns, found: Sequence[str], where: str) -> Columns:
     """The columns by name. Raises SourceError, naming those found, where one is missing."""
     image = _pick("image", columns.image, IMAGE_COLUMNS, found, where)
-    return Columns(image, _pick("caption", columns.caption, CAPTION_COLUMNS, found, where))
+    caption = _pick("caption", columns.caption, CAPTION_COLUMNS, found, where)
+    if image == caption:
+        raise SourceError(f"{where}: column '{image}' cannot be both picture and caption: choose another")
+    return Columns(image, caption)
 
 
 def _pick(what: str, wanted: str, known: Sequence[str], found: Sequence[str], where: str) -> str:

@@ -102,10 +102,20 @@ def _rows(file: Path) -> Iterator[tuple[int, dict | None]]:
     """Every row with the number of its (last) line; None for one that is broken."""
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         if file.suffix == ".csv":
-            reader = csv.DictReader(lines)
-            for row in reader:
-                yield reader.line_num, None if None in row or None in row.values() else row
+            yield from _csv_rows(csv.DictReader(lines))
             return
         for line, text in enumerate(lines, start=1):
             if text.strip():
                 yield line, parse_object(text)
+
+
+def _csv_rows(reader: csv.DictReader) -> Iterator[tuple[int, dict | None]]:
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error:  # a field of more than 128 KiB: most often a quote that is never closed
+            yield reader.line_num, None
+            continue
+        if row is None:
+            return
+        yield reader.line_num, None if None in row or None in row.values() else row  # too many cells, or too few

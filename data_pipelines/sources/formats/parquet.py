@@ -2,7 +2,7 @@
 
 img2dataset writes the picture's bytes as column `jpg`, with caption, url, key, status and sizes; Hugging Face an image
 as {bytes, path} and class labels as integers, whose names stand in the schema's metadata under `huggingface`. A file is
-read batch by batch, so its size does not matter; a broken row group costs only itself.
+read by row groups, about twice one of which is in memory; a broken one costs only itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from data_pipelines.sources.formats.common import (
 )
 from data_pipelines.sources.item import Pixels, Skip, SourceError
 
-ROWS_PER_BATCH = 64  # pictures in memory at once
+ROWS_PER_BATCH = 64  # pictures as Python objects at once
 _BROKEN = (pa.ArrowException, OSError)
 
 
@@ -90,17 +90,29 @@ def _require(path: str | Path, needed: Sequence[str], found: Sequence[str]) -> N
 def _read_group(path, file: pq.ParquetFile, group: int, number: int, labels) -> Iterator[tuple[int, dict] | Skip]:
     try:
         for batch in file.iter_batches(ROWS_PER_BATCH, row_groups=[group]):
-            for row in batch.to_pylist():
-                yield number, _with_names(row, labels)
+            for row in _rows(batch):
+                yield (number, _with_names(row, labels)) if row else Skip(f"{path}: row {number}", "text not in UTF-8")
                 number += 1
     except _BROKEN:
         yield Skip(f"{path}: row group {group}, from row {number}", "broken row group")
 
 
+def _rows(batch: pa.RecordBatch) -> Iterator[dict | None]:
+    """The rows; None for one whose text cannot be decoded, which Arrow does not check."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(batch.num_rows):
+            try:
+                yield from batch.slice(i, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield None
+
+
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of each class-label column, from Hugging Face's entry in the schema's metadata; {} without one."""
     entry = parse_object((schema.metadata or {}).get(b"huggingface", b"")) or {}
-    features = entry.get("info", {}).get("features", {})
+    features = (entry.get("info") or {}).get("features") or {}
     return {column: feature["names"] for column, feature in features.items() if "names" in feature}
 
 

@@ -36,7 +36,10 @@ def read(part: Part) -> Iterator[Captioned | Skip]:
         key, sample = "", {}
         for member in _members(stream):
             if member is None:
-                yield Skip(part.path, "truncated tar")  # the sample begun may lack its caption: left out
+                last = _captioned(part, key, sample)
+                if isinstance(last, Captioned):
+                    yield last
+                yield Skip(part.path, "truncated tar")
                 return
             name, data = member
             stem, suffix = _split_name(name)
@@ -60,7 +63,7 @@ def _members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | None]:
             stream.seek(tar.offset)
             if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 yield None
-    except (tarfile.TarError, OSError):
+    except (tarfile.TarError, OSError, ValueError):
         yield None
 
 
