@@ -59,6 +59,13 @@ def _read(path: str) -> np.ndarray:
         raise SourceError(f"{path}: {error}") from error
 
 
+def _write(sheet: np.ndarray, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
+    Image.fromarray(sheet).save(temporary, "PNG")
+    os.replace(temporary, output)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the sheet; 0, or 2 with one line on stderr when something is wrong with the input."""
     parser = argparse.ArgumentParser(prog="python -m data_pipelines.conditions", description="Look at control maps.")
@@ -70,10 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         image, makers = _read(chosen.image), extract.open_makers(chosen)
         sheet = make_sheet(image, chosen.image, chosen.size, extract.open_hed(chosen.cache), makers)
-        chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = chosen.output.with_name(f"{chosen.output.name}.tmp{os.getpid()}")
-        Image.fromarray(sheet).save(temporary, "PNG")
-        os.replace(temporary, chosen.output)
+        _write(sheet, chosen.output)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
