@@ -147,13 +147,22 @@ def test_laion400m_keeps_its_fields(data_dir):
 
 
 def test_a_set_of_ones_own_and_its_feature_names(data_dir):
-    features = {"photo": tfds.features.Image(), "about": {"words": tfds.features.Text()}}
-    prepare(data_dir, "mine", "", "1.0.0", features, {"train": [{"photo": jpeg(9), "about": {"words": "a fox"}}]})
+    features = {"photo": tfds.features.Image(), "about": {"words": tfds.features.Text()}, "title": tfds.features.Text()}
+    prepare(
+        data_dir,
+        "mine",
+        "",
+        "1.0.0",
+        features,
+        {"train": [{"photo": jpeg(9), "about": {"words": "a fox"}, "title": "fox"}]},
+    )
     spec = f"tfds:mine@{data_dir}"
-    with pytest.raises(SourceError, match=r"tfds:mine: no image column .* its columns are about/words, photo: give"):
+    with pytest.raises(
+        SourceError, match=r"tfds:mine: no image column .* its columns are about/words, photo, title: give"
+    ):
         list_parts(spec)
-    with pytest.raises(SourceError, match=r"'about/words' is no picture"):
-        list_parts(spec, image_column="about/words", caption_column="about/words")
+    with pytest.raises(SourceError, match=r"'title' is no picture"):
+        list_parts(spec, image_column="title", caption_column="about/words")
     (fox,) = read_captioned(spec, image_column="photo", caption_column="about/words")
     assert fox.caption == "a fox" and fox.image == jpeg(9)
 
