@@ -234,8 +234,23 @@ def test_samples_without_a_picture_or_caption_are_skips(tmp_path):
     captioned, skips = read(tmp_path)
     assert [each.caption for each in captioned] == ["by its field"]
     assert reasons(skips) == ["no caption", "no picture", "not downloaded", "no picture"]
-    assert [each.caption for each in read(tmp_path, caption_column="words")[0]] == ["others"]
-    assert [each.caption for each in read(tmp_path, image_column="seg.png")[0]] == ["a map, not the picture"]
+
+
+def test_columns_of_tars(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "5.jpg", encoded(1))
+        add(tar, "5.seg.png", encoded(2))
+        add(tar, "5.txt", b"of the picture")
+        add(tar, "5.json", b'{"words": "others", "url": "u"}')
+    ((of_jpg,), _), ((of_map,), _) = read(tmp_path), read(tmp_path, image_column="seg.png", caption_column="words")
+    assert (of_jpg.image, of_jpg.caption) == (encoded(1), "of the picture")
+    assert (of_map.image, of_map.caption) == (encoded(2), "others")
+    with pytest.raises(
+        SourceError, match=r"a.tar: no column 'png': its columns are jpg, seg.png, txt, json: give --image"
+    ):
+        read(tmp_path, image_column="png")
+    with pytest.raises(SourceError, match=r"no column 'word': its columns are words, url: give --caption_column"):
+        read(tmp_path, caption_column="word")
 
 
 # parquet

@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from etils import epath
 
@@ -109,6 +110,6 @@ def corpus_licences(spec: str) -> str:
     return corpus.licences(folder) if corpus.is_corpus(folder) else ""
 
 
-def _format(name: str):
+def _format(name: str) -> ModuleType:
     """A module of formats/, by name: reading a folder must not need pyarrow, nor a tar TensorFlow."""
     return importlib.import_module(f"data_pipelines.sources.formats.{name}")

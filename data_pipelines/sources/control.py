@@ -76,38 +76,43 @@ def open_maker(arguments: argparse.Namespace) -> Maker:
         raise SourceError(f"--dilate={arguments.dilate} --detail={arguments.detail}: must be at least 0 and 1")
     if condition != "edge" and (arguments.method, arguments.of) != ("hed", ("image",)):
         raise SourceError(f"--method and --of are for --condition=edge, not {condition}: leave them out")
-    makers = extract.open_makers(arguments, condition if condition in extract.KINDS else "")
-    wanted = {condition} & set(extract.KINDS) or set(arguments.of) - {"image"}
-    if missing := sorted(wanted - makers.keys()):
-        example = f"--network={missing[0]}:FILE.onnx or --maps={missing[0]}:FOLDER"
-        raise SourceError(f"--condition={condition} needs {' and '.join(missing)} maps: give {example}")
-    if idle := sorted(makers.keys() - wanted):
-        raise SourceError(
-            f"--condition={condition} has no use for the {idle[0]} maps given: leave them out, or see --of"
-        )
-    if condition in extract.KINDS:
+    makers = _open_makers(arguments)
+    if condition in makers:
         return makers[condition]
-    if condition == "edge" and arguments.method == "canny":
-        return _edge_maker(_canny, arguments.of, makers)
+    if arguments.method == "canny":
+        return _edge_maker(lambda images: [planes.canny(image) for image in images], arguments.of, makers)
     find = extract.open_hed(arguments.cache, BATCH)
     finish = planes.sketch if condition == "line" else planes.to_plane
     return _edge_maker(lambda images: [finish(plane) for plane in find(images)], arguments.of, makers)
 
 
-def _canny(images: np.ndarray) -> list[Plane]:
-    return [planes.canny(image) for image in images]
+def _open_makers(arguments: argparse.Namespace) -> dict[str, Maker]:
+    """Makers of depth maps and masks: those that the condition needs. Raises SourceError for one too few or too many."""
+    condition = arguments.condition
+    wanted = {condition} if condition in extract.KINDS else set(arguments.of) - {"image"}
+    makers = extract.open_makers(arguments, condition)
+    if missing := sorted(wanted - makers.keys()):
+        example = f"--network={missing[0]}:FILE.onnx or --maps={missing[0]}:FOLDER"
+        raise SourceError(f"--condition={condition} needs {' and '.join(missing)} maps: give {example}")
+    if idle := sorted(makers.keys() - wanted):
+        raise SourceError(
+            f"--condition={condition} has no use for {idle[0]} maps: leave them out, or name them in --of"
+        )
+    return makers
 
 
 def _edge_maker(find: Callable[[np.ndarray], list[Plane]], of: Sequence[str], makers: dict[str, Maker]) -> Maker:
-    """Edges of the picture itself, of its depth map or of its mask, as its name decides."""
+    """Edges of the picture itself, of its depth map or of its mask, as its key decides."""
 
     def make(pictures: Sequence[Picture]) -> list[Plane | str]:
-        bases: list[np.ndarray | str] = [""] * len(pictures)
-        for kind in of:
-            chosen = [i for i, picture in enumerate(pictures) if of[_draw("of", picture.key, len(of))] == kind]
-            if chosen:
-                for i, base in zip(chosen, _bases(kind, [pictures[i] for i in chosen], makers), strict=True):
-                    bases[i] = base
+        kinds = [of[_draw("of", picture.key, len(of))] for picture in pictures]
+        made = {
+            kind: iter(
+                _bases(kind, [picture for picture, its in zip(pictures, kinds, strict=True) if its == kind], makers)
+            )
+            for kind in set(kinds)
+        }
+        bases = [next(made[kind]) for kind in kinds]
         usable = [base for base in bases if not isinstance(base, str)]
         found = iter(find(np.stack(usable)) if usable else ())
         return [base if isinstance(base, str) else next(found) for base in bases]

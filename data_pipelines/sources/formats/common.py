@@ -60,7 +60,7 @@ class Part:
     columns: Columns = Columns()
     start: int = 0  # rows [start, stop) of the file, or of the TFDS split
     stop: int = 0
-    members: tuple[str, ...] = ()  # picture files of a folder without a caption file
+    members: tuple[str, ...] = ()  # picture files of a folder without a caption file; the TFDS split
     split: str = ""
 
 
@@ -81,12 +81,14 @@ def _pick(what: str, wanted: str, known: Sequence[str], found: Sequence[str], wh
     raise SourceError(f"{where}: {missing}: its columns are {', '.join(found)}: give --{what}_column=NAME")
 
 
-def make_captioned(where: str, key: str, image: Pixels | None, caption: object, fields: Mapping, split: str = ""):
+def make_captioned(
+    where: str, key: str, image: Pixels | None, caption: object, fields: Mapping, split: str = ""
+) -> Captioned | Skip:
     """The picture with its caption, or the Skip that says what it lacks.
 
     Of several captions one is chosen by the hash of the key. `fields` are the row's other columns.
     """
-    if fields.get("status", "success") != "success":  # img2dataset keeps a row for what it could not download
+    if str(fields.get("status")).startswith("failed_to_"):  # img2dataset keeps a row for what it could not download
         return Skip(f"{where}: {key}", "not downloaded")
     if isinstance(caption, (list, tuple)):
         caption = caption[zlib.crc32(key.encode()) % len(caption)] if caption else ""

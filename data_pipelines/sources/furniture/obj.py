@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.sources.furniture.polygons import triangulate
 
-CREASE = 0.7  # cosine of the angle above which an edge is sharp, about 45 degrees
+CREASE = 0.85  # cosine between a face and the mean around its corner: two faces that meet at 64 degrees or more
 _NONE = -1  # no texture coordinate or normal given
 
 Texture = np.ndarray  # [h, w, 4] uint8, straight-alpha RGBA
@@ -149,15 +149,20 @@ def _corner(corner: str, counts: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _normals(positions: np.ndarray, corners: np.ndarray, given: np.ndarray, smooth: np.ndarray) -> np.ndarray:
-    """[T, 3, 3]: the file's own, else the mean over the faces around a vertex, else (beyond CREASE) the face's."""
-    a, b, c = np.moveaxis(positions[corners[..., 0]], 1, 0)
-    area = np.cross(b - a, c - a)  # its length is twice the triangle's area, so that large faces weigh more
-    flat = np.repeat(_unit(area)[:, None], 3, axis=1)
-    places = corners[..., 0].reshape(-1)
-    summed = [np.bincount(places, np.repeat(area[:, axis], 3), len(positions)) for axis in range(3)]
-    round_ = _unit(np.stack(summed, axis=-1))[corners[..., 0]]
-    curved = smooth[:, None] & (np.einsum("tcx,tcx->tc", round_, flat) > CREASE)
-    normals = np.where(curved[..., None], round_, flat)
+    """[T, 3, 3]: the file's own, else the mean over the faces around a vertex, else (at a CREASE) the face's own.
+
+    A face counts by its angle at the vertex, so that it does not matter how polygons were cut (Thuermer, 1998).
+    """
+    places = corners[..., 0]
+    points = positions[places]
+    flat = np.repeat(_unit(np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]))[:, None], 3, axis=1)
+    sides = _unit(np.roll(points, -1, axis=1) - points)  # towards the next corner
+    angles = np.arccos(np.clip(-np.einsum("tcx,tcx->tc", sides, np.roll(sides, 1, axis=1)), -1, 1))
+    parts = (flat * angles[..., None]).reshape(-1, 3)
+    summed = [np.bincount(places.reshape(-1), parts[:, axis], len(positions)) for axis in range(3)]
+    mean = _unit(np.stack(summed, axis=-1))[places]
+    curved = smooth[:, None] & (np.einsum("tcx,tcx->tc", mean, flat) > CREASE)
+    normals = np.where(curved[..., None], mean, flat)
     own = _unit(np.concatenate([given, np.zeros((1, 3))]))[corners[..., 2]]
     return np.where((corners[..., 2:] == _NONE) | ~own.any(-1, keepdims=True), normals, own)
 
