@@ -140,7 +140,7 @@ def test_hed_makes_edges_and_line_drawings(folder, monkeypatch):
     [
         (["--condition=depth"], "needs depth maps: give --network=depth:FILE.onnx or --maps=depth:FOLDER"),
         (["--condition=edge", "--of=image,mask"], "needs mask maps"),
-        (["--condition=edge", "--maps=mask:FOLDER"], "no use for the mask maps"),
+        (["--condition=edge", "--maps=mask:FOLDER"], "no use for mask maps"),
         (["--condition=line", "--method=canny"], "are for --condition=edge, not line"),
         (["--condition=edge", "--dilate=-1"], "must be at least 0 and 1"),
     ],

@@ -87,7 +87,7 @@ def open_maker(arguments: argparse.Namespace) -> Maker:
 
 
 def _open_makers(arguments: argparse.Namespace) -> dict[str, Maker]:
-    """Makers of depth maps and masks: those that the condition needs. Raises SourceError for one too few or too many."""
+    """Makers of the depth maps and masks that the condition needs. Raises SourceError for one too few or too many."""
     condition = arguments.condition
     wanted = {condition} if condition in extract.KINDS else set(arguments.of) - {"image"}
     makers = extract.open_makers(arguments, condition)
@@ -106,12 +106,8 @@ def _edge_maker(find: Callable[[np.ndarray], list[Plane]], of: Sequence[str], ma
 
     def make(pictures: Sequence[Picture]) -> list[Plane | str]:
         kinds = [of[_draw("of", picture.key, len(of))] for picture in pictures]
-        made = {
-            kind: iter(
-                _bases(kind, [picture for picture, its in zip(pictures, kinds, strict=True) if its == kind], makers)
-            )
-            for kind in set(kinds)
-        }
+        of_kind = {kind: [p for p, its in zip(pictures, kinds, strict=True) if its == kind] for kind in set(kinds)}
+        made = {kind: iter(_bases(kind, chosen, makers)) for kind, chosen in of_kind.items()}
         bases = [next(made[kind]) for kind in kinds]
         usable = [base for base in bases if not isinstance(base, str)]
         found = iter(find(np.stack(usable)) if usable else ())
