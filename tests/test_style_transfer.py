@@ -8,8 +8,10 @@ import numpy as np
 import onnx_writer
 import pytest
 from PIL import Image
+from test_wikiart import write_parquet
 
 from data_pipelines import packages
+from data_pipelines.corpus import FIXTURE
 from data_pipelines.networks import style
 from data_pipelines.networks.onnx import OnnxError
 from data_pipelines.sources import style_transfer
@@ -134,6 +136,19 @@ def test_only_so_many_styles_are_kept_and_a_split_without_any_is_a_skip(archive,
     assert len(shown) == 1 and found
     reasons = {skip.reason for skip in skipped} - {"broken image"}
     assert reasons and all(reason.startswith("no style picture in ") for reason in reasons)
+
+
+def test_styles_come_from_wikiart_from_a_corpus_and_from_captioned_pictures(contents, styles, tmp_path):
+    write_parquet(tmp_path / "data/train-00000.parquet", [(2, 1, 0), (1, 0, 1)])
+    for spec, count, names in (
+        (tmp_path, 2, {"Realism", "Post-Impressionism"}),
+        (styles, 37, {"Realism", "Color Field Painting", "Cubism"}),
+        (contents, 20, {None}),
+        (FIXTURE, None, {"fluent_3d", "fluent_flat", "fluent_hc", "noto", "noto_blob"}),
+    ):
+        found = list(style_transfer.read_styles(str(spec)))
+        assert len(found) == count or count is None
+        assert names <= {each.meta.get("style") for each in found}, spec
 
 
 def test_styles_that_cannot_be_read_are_one_clear_line(archive, monkeypatch, contents, tmp_path):
