@@ -122,8 +122,9 @@ def test_edges_of_image_depth_and_mask_are_drawn_by_key(folder, network, tmp_pat
 
 
 def test_hed_makes_edges_and_line_drawings(folder, monkeypatch):
-    find = extract.edge_finder(small_hed.params(), control.BATCH)
-    monkeypatch.setattr(extract, "open_hed", lambda cache, batch: find)
+    monkeypatch.setattr(control, "BATCH_PIXELS", 4 * SIZE**2)  # so that the ten make three batches
+    find = extract.edge_finder(small_hed.params(), 4)
+    monkeypatch.setattr(extract, "open_hed", lambda cache, batch: extract.edge_finder(small_hed.params(), batch))
     edges, _ = read(folder, "--condition=edge", "--dilate=0", "--detail=1")
     expected = find(np.stack([fit_image(make_picture(i), SIZE) for i in range(10)]))
     for item, probability in zip(edges, expected, strict=True):

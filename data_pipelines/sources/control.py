@@ -29,7 +29,7 @@ ABOUT = About(
 )
 TEXTS = {"edge": "edge map", "depth": "depth map", "mask": "mask", "line": "sketch"}  # the references' texts
 OF = ("image", *extract.KINDS)
-BATCH = 8
+BATCH_PIXELS = 8 * 256**2  # in work at once: HED takes about 650 bytes for each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
     """An item a picture, its reference the map [S, S, 3] uint8. Raises SourceError, OnnxError or FetchError."""
-    make = open_maker(arguments)
+    make, most = open_maker(arguments), _batch_size(arguments)
     batch: list[tuple[Captioned, Picture]] = []
     columns = dict(image_column=arguments.image_column, caption_column=arguments.caption_column)
     for each in captioned.read_captioned(arguments.input, **columns):
@@ -62,7 +62,7 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
             yield read
             continue
         batch.append(read)
-        if len(batch) == BATCH:
+        if len(batch) == most:
             yield from _make_items(batch, make, arguments)
             batch = []
     if batch:
@@ -81,7 +81,7 @@ def open_maker(arguments: argparse.Namespace) -> Maker:
         return makers[condition]
     if arguments.method == "canny":
         return _edge_maker(lambda images: [planes.canny(image) for image in images], arguments.of, makers)
-    find = extract.open_hed(arguments.cache, BATCH)
+    find = extract.open_hed(arguments.cache, _batch_size(arguments))
     finish = planes.sketch if condition == "line" else planes.to_plane
     return _edge_maker(lambda images: [finish(plane) for plane in find(images)], arguments.of, makers)
 
@@ -150,6 +150,10 @@ def _make_items(
             plane = planes.dilate(plane, _draw("dilate", each.key, arguments.dilate + 1))
         references = ((TEXTS[condition], planes.to_picture(plane)),)
         yield Item(each.key, condition, each.image, each.caption, references=references, split=each.split)
+
+
+def _batch_size(arguments: argparse.Namespace) -> int:
+    return max(1, BATCH_PIXELS // (arguments.size * arguments.detail) ** 2)
 
 
 def _draw(what: str, key: str, count: int) -> int:
