@@ -84,7 +84,7 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"], encoding: str = "auto") -> b
 
 def _read_plain_jpeg(file: bytes, at_least: int) -> np.ndarray | None:
     """A JPEG that needs nothing but decoding; None for all else, damaged ones included: those are Pillow's to judge."""
-    if not file.startswith(b"\xff\xd8\xff") or b"Exif\0" in file:
+    if not file.startswith(b"\xff\xd8\xff") or file.find(b"Exif\0", 0, 4096) >= 0:  # it stands at the beginning
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(file)

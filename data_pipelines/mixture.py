@@ -21,17 +21,21 @@ class MixtureError(ValueError):
 class Mixture:
     """Task ratios as a repeating pattern, shifted by the seed.
 
+    Attributes:
+      slots, before: [PERIOD] the task of each slot, and how many earlier slots have the same one.
+      counts: [tasks] slots of each task.
+
     Raises MixtureError when there is no task, a ratio is not positive, or the ratios do not sum to 1 within 1e-6.
     """
 
     def __init__(self, ratios: Mapping[str, float], seed: int):
         _check(ratios)
         self.tasks = tuple(ratios)
-        self.slots = _slots(np.array([ratios[task] for task in self.tasks]), seed)  # [PERIOD] task ids
-        self._counts = np.bincount(self.slots, minlength=len(self.tasks))
-        self._before = np.empty(PERIOD, np.int64)  # occurrences of the slot's own task in earlier slots
-        for task, count in enumerate(self._counts):
-            self._before[self.slots == task] = np.arange(count)
+        self.slots = _slots(np.array([ratios[task] for task in self.tasks]), seed)
+        self.counts = np.bincount(self.slots, minlength=len(self.tasks))
+        self.before = np.empty(PERIOD, np.int64)
+        for task, count in enumerate(self.counts):
+            self.before[self.slots == task] = np.arange(count)
 
     def task(self, index):
         """Task id of example `index` (int or array)."""
@@ -39,7 +43,7 @@ class Mixture:
 
     def occurrence(self, index):
         """How many examples before `index` (int or array) have the same task."""
-        return index // PERIOD * self._counts[self.task(index)] + self._before[index % PERIOD]
+        return index // PERIOD * self.counts[self.task(index)] + self.before[index % PERIOD]
 
 
 def _check(ratios: Mapping[str, float]):

@@ -1,51 +1,41 @@
-"""Prepared data sets streamed with tf.data: the loader for data that does not fit in memory. The only use of TensorFlow
-for training.
+"""Prepared data sets streamed at scale: the loader for data that does not fit in memory. Its only use of TensorFlow.
 
-The position in the stream gives the data set (data_pipelines/mixture.py), how often that one came before gives the
-epoch and the place in it, and a stateless shuffle of that epoch gives the example. So any position is reached at once,
-and each example of a data set is seen once an epoch. tf.data runs the work in its own threads and keeps it in order;
-an example is read, decoded and packed in one call there, by the same functions as everywhere, which hold Python's lock
-only between the pictures.
+tf.data says what comes: the position in the stream gives the data set (data_pipelines/mixture.py), how often that one
+came before gives the epoch and the place in it, and a stateless shuffle of that epoch gives the example. So any
+position is reached at once, and each example of a data set is seen once an epoch. Python's threads do the work: they
+read, decode and pack by the same functions as everywhere, and hold Python's lock only between the pictures. (The same
+calls from inside tf.data took a tenth more CPU time: `python -m data_pipelines.benchmarks loader`.)
 """
 
 from __future__ import annotations
 
-import atexit
 import os
-import weakref
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells at its import what it lacks; nobody here needs it
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells at its import of libraries that it lacks,
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and of some that it uses: nobody here needs to know
 import tensorflow as tf
 from ml_collections import ConfigDict
 
 from data_pipelines.datasets import DataSet, open_datasets
-from data_pipelines.instruction import Instruction, Layout, pack
+from data_pipelines.instruction import Layout, pack
 from data_pipelines.loader import PREFETCH, Loader, LoaderError
+from data_pipelines.mixture import PERIOD, Mixture
 from data_pipelines.records import RecordError
 from data_pipelines.text import Tokenizer
 from data_pipelines.wording import Example
 from imagen_jax.types import Batch, Context, Text
 
-# image, text tokens and mask, context images, their text tokens and mask, context mask
-_PACKED = (tf.uint8, tf.int32, tf.bool, tf.uint8, tf.int32, tf.bool, tf.bool)
-
-_unfinished: weakref.WeakSet = weakref.WeakSet()  # TensorFlow aborts, or hangs, when Python ends under its threads
-
-
-@atexit.register
-def _close_unfinished():
-    for batches in list(_unfinished):
-        batches.close()
-
 
 def open_records(
-    data: ConfigDict, split: str, seed: int, layout: Layout, tokenizer: Tokenizer, mixture, process: tuple[int, int]
+    data: ConfigDict, split: str, seed: int, *, mixture: Mixture, layout: Layout, tokenizer: Tokenizer, **common
 ) -> StreamingLoader:
-    """The loader over the data sets data.records/NAME that the mixture names; arguments as of Loader.
+    """The loader over the data sets data.records/NAME that the mixture names; keyword arguments as of Loader.
 
     Raises RecordError for damaged shards, LoaderError for data sets that are missing or do not fit the model.
     """
@@ -55,7 +45,7 @@ def open_records(
     mixture, datasets = open_datasets(
         Path(data.records), ratios, split, seed, data.allow_missing, layout, tokenizer
     )  # fmt: skip
-    return StreamingLoader(datasets, seed, mixture=mixture, tokenizer=tokenizer, layout=layout, process=process)
+    return StreamingLoader(datasets, seed, mixture=mixture, layout=layout, tokenizer=tokenizer, **common)
 
 
 class StreamingLoader(Loader):
@@ -69,32 +59,24 @@ class StreamingLoader(Loader):
         # Well mixed: under keys of small numbers the shuffle leaves much in its place.
         states = [np.random.SeedSequence((seed, task)).generate_state(2) for task in range(len(self.tasks))]
         self._seeds = np.array(states, np.int64)  # [tasks, 2]
-        self._failure: ValueError | None = None
 
     def example(self, i: int, task: str | None = None) -> Example:
         number = self._task_number(i, task)
         occurrence = int(self.mixture.occurrence(i)) if task is None else i
-        found, epoch = (part.numpy()[0] for part in self._shuffle(np.array([number]), np.array([occurrence], np.int64)))
-        return self._example(number, int(found), int(epoch))
+        place = self._shuffle(np.array([number]), np.array([occurrence], np.int64))
+        return self._read(number, *(int(part[0]) for part in place))
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
-        part, cores = len(self._local(0, size)), os.cpu_count() or 1
+        part = len(self._local(0, size))
         first, within = start + part * self.process_index, tf.range(part, dtype=tf.int64)
         dataset = tf.data.Dataset.range(np.iinfo(np.int64).max // size).map(lambda step: first + step * size + within)
-        dataset = dataset.map(self._locate).unbatch().map(self._make, num_parallel_calls=cores)
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = cores
-        options.autotune.enabled = False
-        dataset = dataset.batch(part, drop_remainder=True).prefetch(PREFETCH).with_options(options)
-        batches = self._to_batches(iter(dataset))
-        _unfinished.add(batches)
-        return batches
+        return self._make(dataset.map(self._locate).prefetch(PREFETCH).as_numpy_iterator())
 
     def _locate(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Stream positions [n] -> the same, data set numbers, example numbers inside the set, epochs."""
-        look_up = lambda i: (self.mixture.task(i), self.mixture.occurrence(i))  # noqa: E731
-        tasks, occurrences = tf.numpy_function(look_up, [indices], (tf.int64, tf.int64))
-        tasks, occurrences = tf.ensure_shape(tasks, [None]), tf.ensure_shape(occurrences, [None])
+        slots = indices % PERIOD
+        tasks = tf.gather(self.mixture.slots, slots)
+        occurrences = indices // PERIOD * tf.gather(self.mixture.counts, tasks) + tf.gather(self.mixture.before, slots)
         return indices, tasks, *self._shuffle(tasks, occurrences)
 
     def _shuffle(self, tasks: tf.Tensor, occurrences: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -109,52 +91,53 @@ class StreamingLoader(Loader):
         )
         return numbers, epochs
 
-    def _example(self, task: int, number: int, epoch: int) -> Example:
+    def _make(self, places: Iterator[tuple[np.ndarray, ...]]) -> Iterator[Batch]:
+        """Batches of the examples at `places`, in their order; PREFETCH of them are in work beside the one awaited."""
+        ahead: deque[tuple[Batch, list[Future]]] = deque()
+        pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         try:
-            return self._datasets[task].example(number, epoch)
+            for indices, tasks, numbers, epochs in places:
+                batch = self._blank(indices, tasks)
+                rows = enumerate(zip(tasks.tolist(), numbers.tolist(), epochs.tolist(), strict=True))
+                ahead.append((batch, [pool.submit(self._fill, batch, row, *place) for row, place in rows]))
+                if len(ahead) > PREFETCH:
+                    batch, work = ahead.popleft()
+                    for row in work:
+                        row.result()
+                    yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _blank(self, indices: np.ndarray, tasks: np.ndarray) -> Batch:
+        layout, count = self.layout, len(indices)
+        side, slots = layout.image_size, layout.max_references
+
+        def text(*shape: int) -> Text:
+            return Text(np.empty(shape, np.int32), np.empty(shape, bool))
+
+        context = Context(
+            images=np.empty((count, slots, side, side, 3), np.uint8),
+            text=text(count, slots, layout.reference_text_length),
+            mask=np.empty((count, slots), bool),
+        )
+        image = np.empty((count, side, side, 3), np.uint8)
+        return Batch(image, text(count, layout.text_length), context, tasks.astype(np.int32), indices)
+
+    def _fill(self, batch: Batch, row: int, task: int, number: int, epoch: int) -> None:
+        """Put one packed example into its row."""
+        example = self._read(task, number, epoch)
+        try:
+            text, context = pack(example.instruction, self.tokenizer, self.layout)
         except ValueError as error:
             raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
+        batch.image[row] = example.target
+        batch.text.tokens[row], batch.text.mask[row] = text.tokens, text.mask
+        batch.context.images[row], batch.context.mask[row] = context.images, context.mask
+        batch.context.text.tokens[row], batch.context.text.mask[row] = context.text.tokens, context.text.mask
 
-    def _make(self, index: tf.Tensor, task: tf.Tensor, number: tf.Tensor, epoch: tf.Tensor) -> tuple:
-        """One example, packed."""
-        arrays = tf.numpy_function(self._pack_guarded, [task, number, epoch], _PACKED)
-        layout = self.layout
-        length, slots, words = layout.text_length, layout.max_references, layout.reference_text_length
-        picture = [layout.image_size, layout.image_size, 3]
-        shapes = picture, [length], [length], [slots, *picture], [slots, words], [slots, words], [slots]
-        return index, task, *(tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True))
-
-    def _pack_guarded(self, task: np.ndarray, number: np.ndarray, epoch: np.ndarray) -> tuple:
-        """Keeps an error for `_to_batches` and returns blanks instead: TensorFlow would make pages of it."""
+    def _read(self, task: int, number: int, epoch: int) -> Example:
+        dataset = self._datasets[task]
         try:
-            return self._pack(int(task), int(number), int(epoch))
+            return dataset.example(number, epoch)
         except ValueError as error:
-            self._failure = self._failure or error
-            size = self.layout.image_size
-            return self._flatten(Example(Instruction("nothing"), np.zeros((size, size, 3), np.uint8), ""))
-
-    def _pack(self, task: int, number: int, epoch: int) -> tuple:
-        example = self._example(task, number, epoch)
-        try:
-            return self._flatten(example)
-        except ValueError as error:
-            raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
-
-    def _flatten(self, example: Example) -> tuple:
-        """Packed arrays in the order of _PACKED."""
-        text, context = pack(example.instruction, self.tokenizer, self.layout)
-        words = context.text.tokens, context.text.mask
-        return example.target, text.tokens, text.mask, context.images, *words, context.mask
-
-    def _to_batches(self, elements: Iterator) -> Iterator[Batch]:
-        try:
-            for element in elements:
-                if self._failure:
-                    raise self._failure
-                index, task, image, tokens, mask, images, context_tokens, context_text_mask, filled = (
-                    tensor.numpy() for tensor in element
-                )
-                context = Context(images, Text(context_tokens, context_text_mask), filled)
-                yield Batch(image, Text(tokens, mask), context, task.astype(np.int32), index)
-        except tf.errors.OpError as error:
-            raise RecordError(f"a record cannot be read: {error.message.splitlines()[0]}") from None
+            raise RecordError(f"{dataset.where(number)}: {error}") from error

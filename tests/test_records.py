@@ -112,7 +112,7 @@ def test_damaged_folders_are_one_clear_line(folder, tmp_path):
     with pytest.raises(RecordError, match="kind 'songs' is none of examples, clusters"):
         RecordReader(folder, "train")
     manifest.write_text(json.dumps({"format": 1, "split": "train", "shards": [{"task": "edge"}]}))
-    with pytest.raises(RecordError, match="is format 1 .*prepare the data set again"):
+    with pytest.raises(RecordError, match=r"is format 1 .*prepare the data set again"):
         RecordReader(folder, "train")
     manifest.write_text("[]")
     with pytest.raises(RecordError, match="not a manifest of records"):
@@ -179,7 +179,7 @@ def _cluster(similarity=None):
 
 
 def test_a_cluster_survives_its_record():
-    cluster, pictures = _cluster()
+    cluster, _pictures = _cluster()
     cluster = Cluster((Member("a caption with\na [ref#1] and Ref #12.", cluster.members[0].image),) * 5, np.eye(5))
     again = clusters.decode(encode_cluster(cluster))
     assert again.members[0].text == "a caption with a ref 1 and Ref 12"
@@ -205,7 +205,7 @@ def test_near_duplicates_in_a_context_are_refused():
     cluster, pictures = _cluster(similarity)
     clusters.check_distinct(cluster, 0, [1, 2], [pictures[i] for i in (0, 1, 2)], 0.9)
     clusters.check_distinct(cluster, 1, [3], [pictures[i] for i in (1, 3)], 0.9)
-    with pytest.raises(RecordError, match="members 0 and 3 of the cluster are 0.9700 alike"):
+    with pytest.raises(RecordError, match=r"members 0 and 3 of the cluster are 0.9700 alike"):
         clusters.check_distinct(cluster, 0, [1, 3], [pictures[i] for i in (0, 1, 3)], 0.9)
     with pytest.raises(RecordError, match="members 0 and 1 of the cluster are the same picture"):
         clusters.check_distinct(cluster, 0, [1], [pictures[0], pictures[0]], 0.9)
