@@ -249,17 +249,19 @@ def build_from(tmp_path, monkeypatch, *arguments):
 
 def test_the_build_writes_a_whole_corpus(tmp_path, monkeypatch, capsys):
     assert build_from(tmp_path, monkeypatch, "--size=32") == 0
-    told = capsys.readouterr().out
-    assert "models: CC-BY-3.0 16" in told
     corpus = load_corpus(tmp_path / "furniture", 32)
     shown = Counter(picture.subject for picture in corpus.pictures)
     assert set(shown.values()) == {16} and "lib-chair1" in shown
+    assert f"models: CC-BY-3.0 {len(shown)}" in capsys.readouterr().out
     splits = {}
     for picture in corpus.pictures:
         splits.setdefault(picture.root, set()).add(picture.split)
     assert all(len(found) == 1 for found in splits.values()) and {"train", "test"} <= set.union(*splits.values())
-    table = (tmp_path / "furniture" / build.MODELS).read_text().splitlines()
-    assert len(table) == len(shown) + 1 and table[1].startswith("lib-chair1\tchair\tAnn\tCC-BY-3.0\tLib.sh3f\t")
+    table = {row["subject"]: row for row in build.read_models(tmp_path / "furniture")}
+    assert table.keys() == shown.keys()
+    chair = table["lib-chair1"]
+    assert (chair["author"], chair["licence"], chair["library"]) == ("Ann", "CC-BY-3.0", "Lib.sh3f")
+    assert 0 < float(chair["near_m"]) < float(chair["far_m"])
     assert "CC-BY-3.0 (https://creativecommons.org" in (tmp_path / "furniture" / "NOTICE").read_text()
     assert build_from(tmp_path, monkeypatch, "--size=32") == 0 and "nothing to do" in capsys.readouterr().out
     assert build_from(tmp_path, monkeypatch, "--size=64") == 2

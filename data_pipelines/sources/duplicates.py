@@ -5,10 +5,16 @@ evaluation on unseen subjects).
 """
 
 import numpy as np
+from PIL import Image
 
 THUMBNAIL = 32  # px
 THRESHOLD = 8.0  # root mean square difference of premultiplied RGBA, of 255; by eye: above it the drawings differ
 _BLOCK = 512
+
+
+def thumbnail(tile: np.ndarray) -> np.ndarray:
+    """[S, S, 4] uint8 -> [THUMBNAIL, THUMBNAIL, 4]."""
+    return np.asarray(Image.fromarray(tile).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 def duplicated(thumbnails: np.ndarray, ranks: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from data_pipelines.corpus import SPLITS, SheetWriter, write_index
@@ -81,15 +80,10 @@ def _draw(drawings, size, encodings, folder) -> tuple[list[tuple[str, str, int]]
             tiles = pool.map(partial(render, size=size), by_hexcode.values(), chunksize=16)
             for code, tile in zip(by_hexcode, tiles, strict=True):
                 pictures.append((style, code, writer.add(tile)))
-                thumbnails.append(_thumbnail(tile))
+                thumbnails.append(duplicates.thumbnail(tile))
                 progress.update()
             writer.flush()
     return pictures, np.stack(thumbnails)
-
-
-def _thumbnail(tile: np.ndarray) -> np.ndarray:
-    side = duplicates.THUMBNAIL
-    return np.asarray(Image.fromarray(tile).resize((side, side), Image.Resampling.BOX))
 
 
 def _without_duplicates(pictures, thumbnails: np.ndarray, split: Mapping[str, str]) -> dict[str, dict[str, int]]:

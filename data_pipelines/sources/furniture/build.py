@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from data_pipelines import packages
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         models = [model for library in unpack(package, Path(folder)) for model in read_catalog(library)]
         counts = write_whole(output, partial(build, models, Path(folder), arguments.size))
     print_counts(counts, dict.fromkeys(VIEWS + DEPTHS, packages.FURNITURE.licence))
-    licences = Counter(model.licence for model in models)
+    licences = Counter(row["licence"] for row in read_models(output))
     print("models: " + ", ".join(f"{licence} {number}" for licence, number in sorted(licences.items())))
     print(f"wrote {output}; authors and licences stand in {output / MODELS}")
 
@@ -102,7 +101,7 @@ def _draw(
         for drawn in _in_parallel(partial(draw, folder=libraries, size=size), models):
             for style, tile in zip(VIEWS + DEPTHS, (*drawn.colour, *drawn.depth), strict=True):
                 writers[style].add(tile)
-            thumbnails += [_thumbnail(tile) for tile in drawn.colour]
+            thumbnails += [duplicates.thumbnail(tile) for tile in drawn.colour]
             depths.append((drawn.near, drawn.far))
             progress.update(COUNT)
         progress.set_description("sheets")
@@ -121,11 +120,6 @@ def _in_parallel(function, models: Sequence[Model]) -> Iterator[Drawn]:
                 waiting.append(pool.submit(function, models[number + _IN_FLIGHT]))
 
 
-def _thumbnail(tile: np.ndarray) -> np.ndarray:
-    side = duplicates.THUMBNAIL
-    return np.asarray(Image.fromarray(tile).resize((side, side), Image.Resampling.BOX))
-
-
 def _sources() -> Mapping[str, Mapping]:
     """What manifest.json records of each style."""
     origin = packages.FURNITURE.origin() | {"held_out": False}
@@ -138,6 +132,12 @@ def _row(model: Model, split: str, number: int) -> list[str]:
     places = " ".join(f"{style}:{number}" for style in VIEWS + DEPTHS)
     keywords = "|".join(dict.fromkeys((*model.tags, model.name.lower())))
     return [model.subject, model.family, split, model.name, keywords, model.category, model.category, places]
+
+
+def read_models(folder: Path) -> list[dict[str, str]]:
+    """The rows of models.tsv: who made each model, under which licence, and the depths its greys run between."""
+    with (folder / MODELS).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def _write_models(folder: Path, models: Sequence[tuple[Model, float, float]]) -> None:
