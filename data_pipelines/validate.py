@@ -57,7 +57,9 @@ class Report:
         """What was found, a line each."""
         problems = self.kinds.total()
         unit = "pictures" if self.styles else "examples"
-        lines = [f"{path}: {self.examples:,} {unit}, {f'{problems:,}' if problems else 'no'} problems"]
+        lines = [
+            f"{path}: {self.examples:,} {unit}, {f'{problems:,}' if problems else 'no'} problem{'s'[: problems != 1]}"
+        ]
         if problems > self.most:
             lines.append(f"  not shown     {problems - self.most:,} problems beyond --max_problems={self.most}")
         for name in ("kinds", "tasks", "styles", "sizes", "references"):

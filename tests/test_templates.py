@@ -178,6 +178,21 @@ def test_a_caption_is_taken_literally_but_for_its_full_stop(caption, text):
 
 
 @pytest.mark.parametrize(
+    ("template", "caption", "text"),
+    [
+        ("Draw {caption}.", "A man rides a horse.", 'Draw "A man rides a horse".'),
+        ("Draw {caption}.", "Eiffel Tower", "Draw Eiffel Tower."),
+        ("Draw {caption}.", 'A sign that says "stop"', 'Draw A sign that says "stop".'),
+        ("Turn these words into an image: {caption}.", "A man rides a horse", None),
+        ('Give this phrase a visual form: "{caption}".', "A man rides a horse", None),
+    ],
+)
+def test_a_sentence_inside_another_is_quoted(template, caption, text):
+    index = templates.templates("text_to_image").index(template)
+    assert templates.render("text_to_image", index, caption=caption) == (text or template.format(caption=caption))
+
+
+@pytest.mark.parametrize(
     ("task", "needed"), [("text_to_image", 0), ("face", 1), ("masked_edit", 2), ("styled_subject_line", 3)]
 )
 def test_fewest_references(task, needed):

@@ -84,7 +84,7 @@ def test_each_fault_of_a_line_is_one_line_with_its_place(jsonl, capsys, line, ki
     problems = [text for text in out if text.startswith(f"{path}:")]
     assert code == 1 and problems[0].startswith(f"{path}:2: {kind}: ") and words in problems[0], out
     assert any(text.split()[:2] == ["problems", kind.split()[0]] for text in out)
-    assert any(text.startswith(f"{path}: 3 examples, 1 problems") for text in out)
+    assert any(text.startswith(f"{path}: 3 examples, 1 problem") for text in out)
 
 
 def test_it_goes_on_after_a_fault_and_prints_no_more_than_asked(jsonl, capsys):

@@ -7,10 +7,12 @@ What reads well as phrases, in the order of `references`:
   subject, neighbors: "a dog"       face: "reference image"                   style: "style image", "Realism style"
   style_transfer: as for style, then "content image"    edit: "content image"    masked_edit: "mask", "content image"
 The composed tasks join references of these: the control, then the subject, then the style. A caption may be a name
-("red apple"), a phrase or a sentence; a change is an order: "replace the hat with a crown".
+("red apple"), a phrase or a sentence, which is quoted where it would stand inside another one: Draw "A man rides a
+horse". A change is an order: "replace the hat with a crown".
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from importlib import resources
 
@@ -42,6 +44,9 @@ COMPOSED = frozenset(
         "styled_subject_line",
     }
 )  # fmt: skip
+
+_INSIDE = re.compile(r"(?<=[a-z,;] )\{caption\}")  # in the middle of a sentence
+_SENTENCE = re.compile(r'[A-Z][^\s"]*( [^\s"]+){3,}')  # what a caption is that begins with a capital and goes on
 
 
 @functools.cache
@@ -85,7 +90,10 @@ def render(task: str, index: int, *, caption: str = "", change: str = "", refere
         raise ValueError(
             f"task {task!r} takes {', '.join(sorted(wanted))}; got {', '.join(sorted(given)) or 'nothing'}"
         )
-    text = templates(task)[index].format(**fields)
+    template = templates(task)[index]
+    if _SENTENCE.fullmatch(fields["caption"]):
+        template = _INSIDE.sub('"{caption}"', template)
+    text = template.format(**fields)
     return text.replace("?.", "?").replace("!.", "!")  # a caption's own mark ends the sentence
 
 
