@@ -138,6 +138,14 @@ def test_rendered_text_is_a_valid_instruction(task):
 
 
 @pytest.mark.parametrize("task", PHRASES)
+def test_no_word_comes_twice_in_a_row_once_the_references_are_named(task):
+    """As in "with mask [ref#1] mask": the phrase of a reference says what it is."""
+    for index in range(templates.count(task)):
+        text = templates.render(task, index, **_fields(task, PHRASES[task]))
+        assert not re.search(r"\b(\w+)[ ,]*(\[ref#\d\])? \1\b", text), text
+
+
+@pytest.mark.parametrize("task", PHRASES)
 def test_phrasings_are_short(task):
     """The words of the data must fit beside them: the tiny model reads 48 tokens, in stage 1 64."""
     tokenizer = load_tokenizer()
