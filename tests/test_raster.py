@@ -135,11 +135,13 @@ def test_neighbours_leave_no_gap_and_do_not_overlap(monkeypatch):
     np.testing.assert_array_equal(counts, 1)
 
 
-def test_nothing_and_slivers_show_nothing():
+def test_nothing_and_slivers_show_nothing_and_equals_do_not_flicker():
     empty = rasterise(np.zeros((0, 3, 2)), np.zeros((0, 3)), 8)
     assert (empty.triangle == -1).all() and not empty.inverse_depth.any()
     sliver = np.array([[[1.0, 1.0], [5.0, 5.0], [3.0, 3.0]]])
     assert not rasterise(sliver, np.ones((1, 3)), 8).inverse_depth.any()
+    twice = np.array([[[1.0, 1.0], [7.0, 1.0], [1.0, 7.0]]] * 2)
+    assert set(np.unique(rasterise(twice, np.ones((2, 3)), 8).triangle)) == {-1, 1}  # of equals the later one
 
 
 QUAD = quads([[[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]])
