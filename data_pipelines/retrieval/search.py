@@ -1,0 +1,194 @@
+"""Nearest neighbours by inner product, in JAX on the devices of a mesh (paper section 3: the top 10 in a cluster).
+
+Every method proposes a few more rows than asked for, whose similarities are then computed anew, one by one: what comes
+back depends on the vectors alone and not on blocks or devices, and equal rows come in the order of their indices.
+
+* exact: all scores by blocked matrix products. A block's scores are reduced to the maxima of small bins of rows; the k
+  best rows lie in the k best bins, so only those are looked at (the bins of Chern et al. 2022, there approximate).
+* approximate: the same scan over a quarter of the dimensions, the principal ones; on a TPU with its own top-k.
+* ivf: an inverted file of faiss (data_pipelines/retrieval/ivf.py), for sets that outgrow memory.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+METHODS = ("exact", "approximate", "ivf")
+_SPARE = 6  # rows proposed beyond those asked for: rounding may have put the right one behind
+_BIN = 32  # rows
+_ROWS = 131_072  # of the database, on a device at once
+_QUERIES = 512  # at once: with _ROWS, 256 MiB of scores
+_KEPT = 4  # approximate: one in so many dimensions is kept,
+_PROPOSED = 2  # and so many times the rows asked for are proposed
+_SAMPLE = 16_384  # rows that the principal dimensions are taken from
+_ITERATIONS = 3
+_PRECISION = lax.Precision.HIGHEST
+
+
+class SearchError(ValueError):
+    """A search that cannot be made; one line."""
+
+
+def neighbors(
+    queries: np.ndarray,
+    database: np.ndarray,
+    k: int,
+    *,
+    mesh: Mesh | None = None,
+    method: str = "exact",
+    exclude: np.ndarray | None = None,
+    nprobe: int = 32,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of the database with the largest inner product, best first -> similarity [Q, k], index [Q, k].
+
+    queries: [Q, D], database: [N, D] float32, which may be memory-mapped; mesh: whose devices share the rows of the
+    database (None: the first device); exclude: [Q] the row that a query must not find, such as itself; nprobe: lists
+    of the inverted file that each query reads. Where an inverted file gives fewer, the index is -1, the similarity
+    -inf. Raises SearchError.
+    """
+    queries = np.asarray(queries, np.float32)
+    wanted = k + (exclude is not None)
+    _check(queries, database, wanted, method)
+    if exclude is not None and np.shape(exclude) != queries.shape[:1]:
+        raise SearchError(f"exclude has the shape {np.shape(exclude)}: one row for each of {len(queries)} queries")
+    count = min(wanted + _SPARE, len(database))
+    if method == "ivf":
+        from data_pipelines.retrieval.ivf import propose  # faiss only where it is wanted
+
+        found = propose(queries, database, count, nprobe)
+    elif method == "approximate":
+        found = _propose_by_part(queries, database, min(_PROPOSED * count, len(database)), mesh)
+    else:
+        found = _propose(queries, database, count, mesh)
+    return _rank(queries, database, found, k, exclude)
+
+
+def recall(found: np.ndarray, exact: np.ndarray) -> float:
+    """The share of the exact neighbours [Q, k] that are among those found [Q, k], whatever their order."""
+    return float((exact[:, :, None] == found[:, None, :]).any(-1).mean())
+
+
+def _check(queries: np.ndarray, database: np.ndarray, k: int, method: str) -> None:
+    if method not in METHODS:
+        raise SearchError(f"method '{method}' is none of {', '.join(METHODS)}")
+    if queries.ndim != 2 or database.ndim != 2 or queries.shape[1] != database.shape[1]:
+        raise SearchError(f"queries {queries.shape} and database {database.shape} are not [Q, D] and [N, D]")
+    if not 0 < k <= len(database):
+        raise SearchError(f"{k} neighbours, a query's own row included, cannot come from {len(database)} rows")
+
+
+def _rank(queries, database, found, k, exclude) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the k best of the rows found [Q, C], by their own inner products."""
+    similarity = np.empty(found.shape, np.float32)
+    for rows in _slices(len(queries), _QUERIES):
+        vectors = np.asarray(database[found[rows].ravel()], np.float32).reshape(*found[rows].shape, -1)
+        similarity[rows] = np.einsum("qcd,qd->qc", vectors, queries[rows])
+    similarity[found < 0] = -np.inf
+    if exclude is not None:
+        similarity[found == np.asarray(exclude)[:, None]] = -np.inf
+    order = np.lexsort((found, -similarity))[:, :k]
+    similarity, found = np.take_along_axis(similarity, order, 1), np.take_along_axis(found, order, 1)
+    return similarity, np.where(np.isneginf(similarity), -1, found)
+
+
+def _propose_by_part(queries, database, count, mesh) -> np.ndarray:
+    """As _propose, by the principal dimensions of the database alone."""
+    sample = np.asarray(database[:: -(-len(database) // _SAMPLE)], np.float32)
+    basis = _principal(sample, max(queries.shape[1] // _KEPT, 1))
+    return _propose(queries @ basis, database, count, mesh, basis)
+
+
+def _principal(sample: np.ndarray, kept: int) -> np.ndarray:
+    """Orthogonal directions [D, kept] that hold nearly all of the sample [S, D], by subspace iteration (Halko 2011).
+
+    Uncentred: what is to be kept is the inner product.
+    """
+    moments = sample.T @ sample
+    basis = np.random.default_rng(0).standard_normal((len(moments), kept), np.float32)
+    for _ in range(_ITERATIONS):
+        basis, _ = np.linalg.qr(moments @ basis)
+    return basis
+
+
+def _propose(queries, database, count, mesh, basis=None) -> np.ndarray:
+    """Rows of the database with the largest scores -> [Q, count] int32, best first."""
+    mesh = mesh or jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    size = next((n for n in (64, _QUERIES) if n >= len(queries)), _QUERIES)
+    groups = [_pad(queries[rows], size) for rows in _slices(len(queries), size)]
+    best = [None] * len(groups)
+    length = _block_length(len(database), mesh.size)
+    for rows in _slices(len(database), length):
+        block = np.asarray(database[rows], np.float32)
+        block = _pad(block if basis is None else block @ basis, length)
+        block = jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names)))
+        for i, group in enumerate(groups):
+            found = _best(group, block, rows.start, len(database), count=count, mesh=mesh, part=basis is not None)
+            best[i] = jax.block_until_ready(found if best[i] is None else _merge(best[i], found, count=count))
+    return np.concatenate([np.asarray(index) for _, index in best])[: len(queries)]
+
+
+def _block_length(rows: int, devices: int) -> int:
+    """Rows of a block: a multiple of bins and devices, of few different sizes, so that little is compiled."""
+    rows = min(rows, _ROWS * devices)
+    step = max(2 ** (rows.bit_length() - 5), _BIN * devices)  # at most a sixteenth is padding
+    return -(-rows // step) * step
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _pad(rows: np.ndarray, length: int) -> np.ndarray:
+    if len(rows) == length:
+        return rows
+    padded = np.zeros((length, rows.shape[1]), np.float32)
+    padded[: len(rows)] = rows
+    return padded
+
+
+@functools.partial(jax.jit, static_argnames=("count", "mesh", "part"))
+def _best(queries, block, start, total, *, count: int, mesh: Mesh, part: bool):
+    """The best of one block of rows, which begins at `start` of `total` -> scores, index [Q, count]."""
+    search = functools.partial(_best_here, count=count, axes=mesh.axis_names, part=part)
+    specs = (P(), P(mesh.axis_names), P(), P())
+    search = jax.shard_map(search, mesh=mesh, in_specs=specs, out_specs=P(None, mesh.axis_names))
+    return _keep(*search(queries, block, start, total), count)  # the devices' finds lie in the order of their rows
+
+
+def _best_here(queries, block, start, total, *, count: int, axes: tuple[str, ...], part: bool):
+    """The best among one device's rows."""
+    row = start + lax.axis_index(axes) * len(block) + jnp.arange(len(block))
+    scores = jnp.matmul(block, queries.T, precision=None if part else _PRECISION)  # [R, Q]
+    scores = jnp.where((row < total)[:, None], scores, -jnp.inf)
+    if part and jax.default_backend() == "tpu":
+        best, place = lax.approx_max_k(scores.T, min(count, len(block)))
+        return best, row[place]
+    place = _places_of_best_bins(scores, count)  # [C, Q]
+    best, i = lax.top_k(jnp.take_along_axis(scores, place, 0).T, min(count, len(place)))
+    return best, row[jnp.take_along_axis(place.T, i, 1)]
+
+
+def _places_of_best_bins(scores: jnp.ndarray, count: int) -> jnp.ndarray:
+    """Rows [C, Q] of scores [R, Q], ascending, that hold the `count` best: the members of the `count` best bins."""
+    maxima = scores.reshape(-1, _BIN, scores.shape[1]).max(1)
+    _, bins = lax.top_k(maxima.T, min(count, len(maxima)))
+    members = jnp.sort(bins, 1).T[:, None] * _BIN + jnp.arange(_BIN)[:, None]
+    return members.reshape(-1, scores.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _merge(earlier, later, *, count: int):
+    scores, index = (jnp.concatenate(pair, 1) for pair in zip(earlier, later, strict=True))
+    return _keep(scores, index, count)
+
+
+def _keep(scores: jnp.ndarray, index: jnp.ndarray, count: int) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """The `count` best of each row, the earlier of equals first."""
+    scores, place = lax.top_k(scores, min(count, scores.shape[1]))
+    return scores, jnp.take_along_axis(index, place, 1)
