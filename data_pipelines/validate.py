@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data_pipelines import records
@@ -67,8 +68,9 @@ class Report:
                 told = ", ".join(f"{value} {count:,}" for value, count in sorted(counted.items(), key=_by_count)[:20])
                 lines.append(f"  {'problems' if name == 'kinds' else name:<14}{told}")
         if self.tokens:
-            spread = sorted(self.tokens.elements())
-            lines.append(f"  text tokens   median {spread[len(spread) // 2]}, longest {spread[-1]}")
+            lengths = np.array(sorted(self.tokens.items()))  # [n, 2] tokens, examples
+            median = lengths[np.searchsorted(lengths[:, 1].cumsum(), self.tokens.total() / 2), 0]
+            lines.append(f"  text tokens   median {median}, longest {lengths[-1, 0]}")
         return "\n".join(lines)
 
 

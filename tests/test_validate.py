@@ -1,6 +1,7 @@
 """The validator finds each kind of fault, says where it is, goes on after it, and is silent about sound data."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_sound_lines_are_counted(jsonl, capsys):
     assert code == 0 and out[0].endswith("data.jsonl: 3 examples, no problems")
     assert any(line.split() == ["tasks", "line", "3"] for line in out)
     assert any(line.split() == ["sizes", "16x16", "3"] for line in out)
+    assert re.search(r"text tokens +median 6, longest 6", out[-1])
 
 
 @pytest.mark.parametrize(
