@@ -17,7 +17,6 @@ except ImportError:
     simplejpeg = None
 
 ENCODINGS = ("auto", "jpeg", "png")
-_CHROMA_HALVED = 256  # side in pixels from which a JPEG's colour planes are halved, as in most JPEGs of the web
 _DRAWING = 1 / 8  # a picture of fewer distinct colours a pixel is a drawing or a map: small and sharp as PNG
 
 
@@ -70,15 +69,14 @@ def fit_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray,
 
 
 def encode_image(image: UInt8[np.ndarray, "h w 3"], encoding: str = "auto") -> bytes:
-    """The picture as a file: 'jpeg' of quality 95, 'png', or 'auto': PNG for drawings and maps, JPEG for the rest."""
+    """The picture as a file: 'jpeg' (quality 95, 4:4:4), 'png', or 'auto': PNG for drawings and maps, else JPEG."""
     if encoding == "auto":
         encoding = "png" if _is_drawing(image) else "jpeg"
     buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(image))
     if encoding == "png":
         picture.save(buffer, "PNG")
     else:
-        halved = min(picture.size) >= _CHROMA_HALVED
-        picture.save(buffer, "JPEG", quality=95, subsampling="4:2:0" if halved else "4:4:4")
+        picture.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
     return buffer.getvalue()
 
 

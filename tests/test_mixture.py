@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines.mixture import PERIOD, Mixture, MixtureError
 
-PAPER = {"a": 0.20, "b": 0.06, "c": 0.06, "d": 0.06, "e": 0.02, "f": 0.30, "g": 0.10, "h": 0.10, "i": 0.10}
+from data_pipelines.benchmarks.loader import TABLE_1 as PAPER
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62])

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from data_pipelines import records
 from data_pipelines.benchmarks.decode import ours
 from data_pipelines.benchmarks.peers import Clock, open_peer
-from data_pipelines.benchmarks.photographs import load_photographs, make_photographs, to_jpeg
+from data_pipelines.benchmarks.photographs import load_photographs, make_photographs
+from data_pipelines.images import encode_image
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import PREFETCH, Loader, make_loader
 from data_pipelines.mixture import Mixture
@@ -44,7 +45,6 @@ Speed = tuple[float, float]  # examples per CPU second, and per second of the cl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `benchmarks loader`."""
     parser.add_argument("--photographs", type=Path, help="folder of pictures (default: synthetic ones)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs, 4:2:0 (default: %(default)s)")
     parser.add_argument("--from_size", type=int, default=512, help="side of the JPEGs (default: %(default)s)")
     parser.add_argument(
         "--batches", type=int, default=12, help="of 16 examples, for each number (default: %(default)s)"
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         for side in (arguments.from_size, LAYOUT.image_size):
             folder = _write(Path(root) / f"of_{side}_px", arguments, side)
             speeds = _measure(folder, arguments)
-            _print_speeds(f"{side} px JPEG of quality {arguments.quality} -> {LAYOUT.image_size} px", speeds)
+            _print_speeds(f"{side} px JPEG -> {LAYOUT.image_size} px", speeds)
             streamed[side] = speeds["streaming"][0]
         seconds = _restore(open_loader(folder))
     print(f"first batch from example {FAR:,}: {seconds:.2f} s (gate {RESTORE_SECONDS:g} s: ", end="")
@@ -75,10 +75,10 @@ def open_loader(folder: Path) -> Loader:
 
 
 def _write(folder: Path, arguments: argparse.Namespace, side: int) -> Path:
-    """A data set of examples with three references each; texts all differ, pictures repeat."""
+    """A data set as the runner writes it, with three references an example; texts all differ, pictures repeat."""
     given = arguments.photographs
     pictures = load_photographs(given, side) if given else make_photographs(8, side)
-    files = [to_jpeg(picture, arguments.quality) for picture in pictures]
+    files = [encode_image(picture, "jpeg") for picture in pictures]
     slots = LAYOUT.max_references + 1
     with DatasetWriter(folder) as writer:
         for i in range(arguments.batches * BATCH):
