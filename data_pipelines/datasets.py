@@ -101,9 +101,8 @@ class Clusters(DataSet):
             raise RecordError(f"the cluster has {len(cluster.members)} members, not {clusters.MEMBERS}")
         rng = np.random.default_rng((self._seed, epoch, number))
         first = int(rng.integers(templates.count("neighbors")))
-        chosen = clusters.choose(
-            clusters.MEMBERS, target, min(clusters.NEIGHBORS, self._layout.max_references), rng
-        )  # fmt: skip
+        count = min(clusters.NEIGHBORS, self._layout.max_references)
+        chosen = clusters.choose(clusters.MEMBERS, target, count, rng)
         pictures = [self._picture(cluster.members[i].image) for i in (target, *chosen)]
         clusters.check_distinct(cluster, target, chosen, pictures, self.reader.manifest["threshold"])
         texts = [self._reference_text(f"[ref#{k}]", cluster.members[i].text) for k, i in enumerate(chosen, start=1)]
@@ -159,8 +158,8 @@ def _without(
     told = f"{len(missing)} of {len(mixture)} data sets of data.mixture are missing for '{split}' in {root}"
     kept = {name: ratio for name, ratio in mixture.items() if name not in missing}
     if not allow_missing or not kept:
-        mend = "set data.allow_missing=True to do without" if kept else "and none is left: check data.records"
-        raise LoaderError(f"{told} ({'; '.join(missing.values())}): prepare them, or {mend}".replace("or and", "and"))
+        mend = "or set data.allow_missing=True to do without" if kept else "none is left: check data.records too"
+        raise LoaderError(f"{told} ({'; '.join(missing.values())}): prepare them, {mend}")
     total = sum(kept.values())
     kept = {name: ratio / total for name, ratio in kept.items()}
     ratios = ", ".join(f"{name} {ratio:.4g}" for name, ratio in kept.items())

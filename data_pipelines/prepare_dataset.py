@@ -260,7 +260,7 @@ def _manifest(about: About, arguments: argparse.Namespace, tally: Tally, split: 
     return {
         "kind": "examples",
         "source": asdict(about),
-        "arguments": {name: value if isinstance(value, int | float) else str(value) for name, value in given.items()},
+        "arguments": {name: value if isinstance(value, int | float | tuple) else str(value) for name, value in given.items()},
         "size": arguments.size,
         "longest": tally.longest.get(split, {}),
         "counts": {

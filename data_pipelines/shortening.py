@@ -1,7 +1,7 @@
 """Words from anywhere made fit for an instruction: captions of the web are long, and some look like markers.
 
 The paper's captions come from WebLI and need the same care; it does not say how (section 3.1). Here a text is cut at
-the end of a word, never inside one, and only where no phrasing of its task is short enough for the whole of it.
+the end of a word, and only where no phrasing of its task is short enough for the whole of it.
 """
 
 import dataclasses
@@ -23,24 +23,23 @@ def plain(text: str) -> str:
 
 
 def shorten(text: str, fits: Callable[[str], bool]) -> str:
-    """`text`, or its longest beginning of whole words that `fits`; '' where not even the first word does."""
+    """`text`, or its longest beginning of whole words that `fits`.
+
+    Where not even the first word does (a language without spaces, an address), that word is cut; '' is the last resort.
+    """
     if fits(text):
         return text
     words = text.split()
-    least, most = 0, len(words) - 1  # words known to fit; words that may
-    while least < most:
-        middle = (least + most + 1) // 2
-        if fits(_join(words[:middle])):
-            least = middle
-        else:
-            most = middle - 1
-    return _join(words[:least])
+    count = _most(len(words) - 1, lambda n: fits(_join(words[:n])))
+    if count or not words:
+        return _join(words[:count])
+    return words[0][: _most(len(words[0]) - 1, lambda n: fits(words[0][:n]))]
 
 
 def word_short(task: str, draft: Draft, first: int, fits: Callable[[str], bool]) -> tuple[Example, bool]:
     """`wording.word`, with the caption or change cut where no phrasing takes the whole of it; and whether it was cut.
 
-    Raises WordingError where not even one word of it fits.
+    Raises WordingError where not even a letter of it fits.
     """
     field = "change" if draft.change else "caption"
     whole = getattr(draft, field)
@@ -59,6 +58,18 @@ def word_short(task: str, draft: Draft, first: int, fits: Callable[[str], bool])
     if not cut:
         raise WordingError(f"no phrasing of {task} is short enough for '{whole}'")
     return word(task, dataclasses.replace(draft, **{field: cut}, references=needed), first, fits), True
+
+
+def _most(count: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `count` that fits, 0 where none does; whatever is less than one that fits, fits."""
+    least = 0
+    while least < count:
+        middle = (least + count + 1) // 2
+        if fits(middle):
+            least = middle
+        else:
+            count = middle - 1
+    return least
 
 
 def _join(words: list[str]) -> str:

@@ -42,9 +42,7 @@ def open_records(
     if not data.records:
         raise LoaderError("data.records is empty: name the folder of the data sets, such as data/records")
     ratios = {name: data.mixture[name] for name in mixture.tasks}
-    mixture, datasets = open_datasets(
-        Path(data.records), ratios, split, seed, data.allow_missing, layout, tokenizer
-    )  # fmt: skip
+    mixture, datasets = open_datasets(Path(data.records), ratios, split, seed, data.allow_missing, layout, tokenizer)
     return StreamingLoader(datasets, seed, mixture=mixture, layout=layout, tokenizer=tokenizer, **common)
 
 

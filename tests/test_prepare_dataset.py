@@ -102,13 +102,12 @@ def test_broken_items_are_counted_by_reason_and_strict_stops_at_the_first(tmp_pa
         item(11, target=tmp_path / "nowhere.png"),
         item(12, caption="  "),
         item(1, caption="the same key again"),
-        item(13, caption="x" * 900),
         Skip("part-3.tar", "truncated tar"),
     ]
     folder = prepare_items(tmp_path, [*(item(i) for i in range(10)), *broken])
-    skipped = {"broken image": 2, "no words": 1, "a key twice": 1, "a text too long": 1, "truncated tar": 1}
+    skipped = {"broken image": 2, "no words": 1, "a key twice": 1, "truncated tar": 1}
     counts = manifest(folder)["counts"]
-    assert counts["skipped"] == skipped and counts["read"] == 16
+    assert counts["skipped"] == skipped and counts["read"] == 15
     assert counts["written in all splits"] + sum(skipped.values()) == counts["read"]
     assert "2 broken image" in capsys.readouterr().out
     with pytest.raises(SourceError, match=r"part-3.tar: truncated tar"):
@@ -136,6 +135,8 @@ def test_long_words_are_cut_at_a_word_and_counted(tmp_path):
             assert len(encode(f"{reference.marker} {reference.text}")) <= 16
             assert reference.text.split()[-1] in {"a", *long.replace(",", "").split()}
     assert manifest(folder)["counts"]["captions shortened"] == 2
+    with pytest.raises(SourceError, match="nothing to write: 3 items read, 3 a text too long"):
+        prepare_items(tmp_path, found, "--text_length=2", name="short")
     assert manifest(folder)["longest"]["reference_text"] <= 16 and manifest(folder)["longest"]["text"] <= 48
 
 
@@ -202,7 +203,8 @@ def test_the_reader_is_not_read_far_ahead(tmp_path):
 def test_words_are_cut_only_between_words():
     assert shorten("one two three", lambda text: len(text) <= 7) == "one two"
     assert shorten("one two, three", lambda text: len(text) <= 8) == "one two"
-    assert shorten("one", lambda text: len(text) <= 2) == ""
+    assert shorten("one two", lambda text: len(text) <= 2) == "on"  # no word fits
+    assert shorten("one", lambda text: False) == ""
     assert plain("  [ref#1] and [Ref # 2 see\nref #3") == "ref 1 and Ref 2 see ref 3"
 
 
