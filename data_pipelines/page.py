@@ -154,7 +154,7 @@ _STYLE = """
   :root { --ground: #141517; --card: #1e2023; --ink: #e9e9ea; --soft: #9aa0a8; --line: #33363b; --bad: #ff8a80;
     --m1: #7ab5ff; --m2: #ffae70; --m3: #6fdca6; --m4: #d9a0f5; --m5: #ff94bd; --m6: #cbd75a; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--ground); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 52rem; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.25rem; margin: .5rem 0; overflow-wrap: anywhere; }
 dl { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: 0 0 1rem; font-size: .875rem; }
@@ -176,7 +176,6 @@ img { display: block; width: 100%; height: auto; border: 3px solid var(--line); 
   background: #fff; }
 .sharp { image-rendering: pixelated; }
 figcaption { font-size: .875rem; margin-top: .25rem; overflow-wrap: anywhere; }
-.target { margin-left: auto; }
 .target img { border-color: var(--ink); }
 mark { background: none; font-weight: 700; }
 .m1 { color: var(--m1); } .m2 { color: var(--m2); } .m3 { color: var(--m3); }
