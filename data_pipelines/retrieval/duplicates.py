@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from PIL import Image
@@ -46,22 +47,26 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
+def similarity(a: Marks, b: Marks) -> float:
+    """Cosine of the embeddings, rounded as records keep it."""
+    return round(float(unit(a.embedding) @ unit(b.embedding)), DECIMALS)
+
+
 def similarities(marks: Sequence[Marks]) -> np.ndarray:
-    """Cosine of each pair [n, n], rounded as records keep it: symmetric, and 1 on the diagonal."""
-    table = unit(np.stack([each.embedding for each in marks]))
-    cosines = (table @ table.T).astype(np.float64)
-    cosines = np.round((cosines + cosines.T) / 2, DECIMALS)
-    np.fill_diagonal(cosines, 1)
-    return cosines
+    """The similarity of each pair [n, n]: symmetric, and 1 on the diagonal."""
+    table = np.eye(len(marks))
+    for a, b in combinations(range(len(marks)), 2):
+        table[a, b] = table[b, a] = similarity(marks[a], marks[b])
+    return table
 
 
-def fault(a: Marks, b: Marks, cosine: float, limits: Sameness) -> str:
+def fault(a: Marks, b: Marks, limits: Sameness) -> str:
     """Why `a` and `b` are near-duplicates, '' where they are not."""
     if a.pixels == b.pixels:
         return "identical pixels"
     if set(a.same) & set(b.same):
         return "same metadata"
-    if cosine >= limits.similarity:
+    if similarity(a, b) >= limits.similarity:
         return f"similarity of {limits.similarity:g} or more"
     if pixel_distance(a.thumbnail, b.thumbnail) <= limits.pixels:
         return "nearly equal pixels"
@@ -79,13 +84,12 @@ def prune(marks: Sequence[Marks], wanted: int, limits: Sameness) -> tuple[list[i
     marks: the seed first, then its neighbours from the nearest. Each joins unless it is a near-duplicate of one that
     joined before it.
     """
-    cosines = similarities(marks)
     kept, dropped = [0], Counter()
     for i in range(1, len(marks)):
         if len(kept) == wanted:
             dropped[f"beyond the {wanted} nearest"] += len(marks) - i
             break
-        faults = (fault(marks[j], marks[i], float(cosines[j, i]), limits) for j in kept)
+        faults = (fault(marks[j], marks[i], limits) for j in kept)
         reason = next(filter(None, faults), "")
         if reason:
             dropped[reason] += 1
