@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as P
 METHODS = ("exact", "approximate", "ivf")
 _SPARE = 6  # rows proposed beyond those asked for: rounding may have put the right one behind
 _BIN = 32  # rows
-_ROWS = 131_072  # of the database, on a device at once
-_QUERIES = 512  # at once: with _ROWS, 256 MiB of scores
+_ROWS = 16_384  # of the database, on a device at once
+_QUERIES = 512  # at once: with _ROWS, 32 MiB of scores, which the allocator keeps for the next block
 _KEPT = 4  # approximate: one in so many dimensions is kept,
 _PROPOSED = 2  # and so many times the rows asked for are proposed
 _SAMPLE = 16_384  # rows that the principal dimensions are taken from
@@ -123,21 +123,24 @@ def _propose(queries, database, count, mesh, basis=None) -> np.ndarray:
     groups = [_pad(queries[rows], size) for rows in _slices(len(queries), size)]
     best = [None] * len(groups)
     length = _block_length(len(database), mesh.size)
-    for rows in _slices(len(database), length):
-        block = np.asarray(database[rows], np.float32)
+    for start in range(0, len(database), length):
+        first = max(min(start, len(database) - length), 0)  # the last block is moved back rather than padded
+        block = np.asarray(database[first : first + length], np.float32)
         block = _pad(block if basis is None else block @ basis, length)
         block = jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names)))
+        limits = np.array([first, start, len(database)], np.int32)
         for i, group in enumerate(groups):
-            found = _best(group, block, rows.start, len(database), count=count, mesh=mesh, part=basis is not None)
+            found = _best(group, block, limits, count=count, mesh=mesh, part=basis is not None)
             best[i] = jax.block_until_ready(found if best[i] is None else _merge(best[i], found, count=count))
     return np.concatenate([np.asarray(index) for _, index in best])[: len(queries)]
 
 
 def _block_length(rows: int, devices: int) -> int:
-    """Rows of a block: a multiple of bins and devices, of few different sizes, so that little is compiled."""
-    rows = min(rows, _ROWS * devices)
-    step = max(2 ** (rows.bit_length() - 5), _BIN * devices)  # at most a sixteenth is padding
-    return -(-rows // step) * step
+    """Rows of a block: equal blocks, of bins for every device, and of few different sizes: little is compiled."""
+    blocks = -(-rows // (_ROWS * devices))
+    least = -(-rows // blocks)
+    step = max(2 ** (least.bit_length() - 5), _BIN * devices)  # at most a sixteenth is looked at in vain
+    return -(-least // step) * step
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
@@ -153,25 +156,35 @@ def _pad(rows: np.ndarray, length: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("count", "mesh", "part"))
-def _best(queries, block, start, total, *, count: int, mesh: Mesh, part: bool):
-    """The best of one block of rows, which begins at `start` of `total` -> scores, index [Q, count]."""
+def _best(queries, block, limits, *, count: int, mesh: Mesh, part: bool):
+    """The best of one block of rows -> scores, index [Q, count].
+
+    limits: the number of the block's first row, of the first that counts, and of the first that does not.
+    """
     search = functools.partial(_best_here, count=count, axes=mesh.axis_names, part=part)
-    specs = (P(), P(mesh.axis_names), P(), P())
+    specs = (P(), P(mesh.axis_names), P())
     search = jax.shard_map(search, mesh=mesh, in_specs=specs, out_specs=P(None, mesh.axis_names))
-    return _keep(*search(queries, block, start, total), count)  # the devices' finds lie in the order of their rows
+    return _keep(*search(queries, block, limits), count)  # the devices' finds lie in the order of their rows
 
 
-def _best_here(queries, block, start, total, *, count: int, axes: tuple[str, ...], part: bool):
+def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], part: bool):
     """The best among one device's rows."""
-    row = start + lax.axis_index(axes) * len(block) + jnp.arange(len(block))
+    first, start, stop = limits
+    row = first + lax.axis_index(axes) * len(block) + jnp.arange(len(block))
     scores = jnp.matmul(block, queries.T, precision=None if part else _PRECISION)  # [R, Q]
-    scores = jnp.where((row < total)[:, None], scores, -jnp.inf)
+    counts = (row >= start) & (row < stop)
     if part and jax.default_backend() == "tpu":
-        best, place = lax.approx_max_k(scores.T, min(count, len(block)))
+        best, place = lax.approx_max_k(_hide(scores, counts).T, min(count, len(block)))
         return best, row[place]
-    place = _places_of_best_bins(scores, count)  # [C, Q]
-    best, i = lax.top_k(jnp.take_along_axis(scores, place, 0).T, min(count, len(place)))
+    place = _places_of_best_bins(_hide(scores, counts), count)  # [C, Q]
+    # Hidden once more rather than once before, which would write all scores a second time.
+    scores = jnp.where(counts[place], jnp.take_along_axis(scores, place, 0), -jnp.inf)
+    best, i = lax.top_k(scores.T, min(count, len(place)))
     return best, row[jnp.take_along_axis(place.T, i, 1)]
+
+
+def _hide(scores: jnp.ndarray, counts: jnp.ndarray) -> jnp.ndarray:
+    return jnp.where(counts[:, None], scores, -jnp.inf)
 
 
 def _places_of_best_bins(scores: jnp.ndarray, count: int) -> jnp.ndarray:
