@@ -1,5 +1,6 @@
 """The steps of stage 1's data, each alone: quality, domains, clusters, near-duplicates, blocks, check of records."""
 
+import dataclasses
 import json
 from collections import Counter
 
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("array_record")
 
 from data_pipelines.corpus import SPLITS
-from data_pipelines.images import encode_image
+from data_pipelines.images import encode_image, read_image
 from data_pipelines.record_writer import SplitWriter
 from data_pipelines.retrieval import clustering, domains, duplicates, manifest, pairs, quality, selection, verify
 from data_pipelines.retrieval.blocks import Block, Pair, Row, WorkError, WorkFolder, block_name
@@ -17,7 +18,8 @@ from data_pipelines.retrieval.clusters import Cluster, Member, encode_cluster
 from data_pipelines.retrieval.duplicates import Marks, Sameness
 from data_pipelines.retrieval.quality import Limits
 from data_pipelines.retrieval.settings import Settings, same_marks, split_of
-from data_pipelines.sources.captioned import Captioned, Part
+from data_pipelines.sources.captioned import Captioned, Part, list_parts
+from tests.small_pairs import make_pairs
 
 SETTINGS = Settings("in", "out", "work", "", "cache", None)
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
@@ -211,6 +213,40 @@ def test_a_block_is_kept_whole_and_belongs_to_its_settings_and_its_file(tmp_path
     before = block_name(Part("webdataset", str(path), "a"), 0)
     path.write_bytes(b"22")
     assert before != block_name(Part("webdataset", str(path), "a"), 0)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_part_is_read_screened_and_embedded_once(tmp_path, joint):
+    make_pairs(tmp_path)
+    work = WorkFolder(tmp_path / "work")
+    work.start({})
+    settings = dataclasses.replace(SETTINGS, size=16, limits=Limits(min_side=8))
+    calls = []
+
+    def of_pictures(pictures):
+        calls.append(len(pictures))
+        return clustering.unit(np.stack([picture.mean(axis=(0, 1)) for picture in pictures]))
+
+    def of_texts(texts):
+        return clustering.unit(np.array([[len(text), text.count("dish")] for text in texts]))
+
+    def rows_of(part):
+        for block in pairs.read_blocks(part):
+            rows, counts = pairs.embed(pairs.screen(block, work, settings), work, embedders)
+            assert sum(n for (step, _), n in counts.items() if step == "read") == len(block[1])
+            assert counts["embed", "kept"] == counts["quality", "kept"] == len(rows)
+            yield from rows
+
+    embedders = pairs.Embedders(of_pictures, of_texts, joint)
+    part = list_parts(f"{tmp_path}/pairs/*.tar")[0]
+    first, second = list(rows_of(part)), list(rows_of(part))
+    assert calls == [27] and len(second) == 27  # of 30: a file name, a broken and a small picture
+    for a, b in zip(first, second, strict=True):
+        assert a.pair == b.pair and a.marks.embedding.dtype == np.float16
+        np.testing.assert_array_equal(a.marks.embedding, b.marks.embedding)
+        assert a.match.size == (0 if joint else 2)
+        stored = duplicates.thumbnail(read_image(work.picture(a.pair.block, a.pair.number)))
+        assert duplicates.pixel_distance(stored, a.marks.thumbnail) < 4  # it may be a JPEG
 
 
 def test_a_loss_between_two_steps_is_an_error():
