@@ -62,7 +62,7 @@ class DataSet(abc.ABC):
     def _demands(self, layout: Layout):
         """(the model's limit, what the data set needs, the config's key, in words)."""
 
-    def _picture(self, file: bytes) -> np.ndarray:
+    def _picture(self, file: bytes | memoryview) -> np.ndarray:
         size = self._layout.image_size
         return fit_image(records.open_picture(file, size), size)
 

@@ -24,7 +24,7 @@ class ImageError(ValueError):
     """A picture that cannot be used; one line that names the mend, without the file's name."""
 
 
-def read_image(file: str | os.PathLike | bytes, at_least: int = 0) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(file: str | os.PathLike | bytes | memoryview, at_least: int = 0) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a picture file, or its bytes, as the eye sees it -> [h, w, 3] uint8 RGB.
 
     The EXIF orientation is applied, transparency is laid on white, greyscale (16-bit too) becomes three equal channels,
@@ -33,9 +33,10 @@ def read_image(file: str | os.PathLike | bytes, at_least: int = 0) -> UInt8[np.n
     Raises ImageError for a missing, foreign, cut off or huge file.
     """
     try:
-        if simplejpeg and isinstance(file, bytes) and (pixels := _read_plain_jpeg(file, at_least)) is not None:
+        in_memory = isinstance(file, bytes | memoryview)
+        if simplejpeg and in_memory and (pixels := _read_plain_jpeg(file, at_least)) is not None:
             return pixels
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with Image.open(io.BytesIO(file) if in_memory else file) as image:
             if at_least:
                 image.draft("RGB", tuple(side // _jpeg_scale(image.size, at_least) for side in image.size))
             image.load()
@@ -80,9 +81,9 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"], encoding: str = "auto") -> b
     return buffer.getvalue()
 
 
-def _read_plain_jpeg(file: bytes, at_least: int) -> np.ndarray | None:
+def _read_plain_jpeg(file: bytes | memoryview, at_least: int) -> np.ndarray | None:
     """A JPEG that needs nothing but decoding; None for all else, damaged ones included: those are Pillow's to judge."""
-    if not file.startswith(b"\xff\xd8\xff") or file.find(b"Exif\0", 0, 4096) >= 0:  # it stands at the beginning
+    if file[:3] != b"\xff\xd8\xff" or b"Exif\0" in bytes(file[:4096]):  # EXIF stands at the beginning
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(file)

@@ -257,10 +257,11 @@ def _parse_splits(text: str) -> tuple[float, float, float]:
 def _manifest(about: About, arguments: argparse.Namespace, tally: Tally, split: str) -> dict:
     written = {task: count for (where, task), count in sorted(tally.written.items()) if where == split}
     given = {name: value for name, value in vars(arguments).items() if name not in ("output", "default_output")}
+    simple = int | float | tuple | list | None
     return {
         "kind": "examples",
         "source": asdict(about),
-        "arguments": {name: value if isinstance(value, int | float | tuple) else str(value) for name, value in given.items()},
+        "arguments": {name: value if isinstance(value, simple) else str(value) for name, value in given.items()},
         "size": arguments.size,
         "longest": tally.longest.get(split, {}),
         "counts": {

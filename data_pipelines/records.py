@@ -57,8 +57,8 @@ def join_parts(parts: Sequence[bytes]) -> bytes:
     return struct.pack(f"<{len(parts) + 1}I", len(parts), *(len(part) for part in parts)) + b"".join(parts)
 
 
-def split_parts(record: bytes) -> list[bytes]:
-    """The parts of a record. Raises RecordError when the lengths do not fit."""
+def split_parts(record: bytes) -> list[bytes | memoryview]:
+    """The JSON of a record and views of its pictures. Raises RecordError when the lengths do not fit."""
     try:
         (count,) = struct.unpack_from("<I", record)
         lengths = struct.unpack_from(f"<{count}I", record, 4)
@@ -67,7 +67,8 @@ def split_parts(record: bytes) -> list[bytes]:
     ends = list(itertools.accumulate(lengths, initial=4 + 4 * count))
     if count < 2 or ends[-1] != len(record):
         raise RecordError(f"the record has {len(record)} bytes, its header says {ends[-1]}: {_MEND}")
-    return [record[a:b] for a, b in itertools.pairwise(ends)]
+    view = memoryview(record)  # a record of photographs is large: its parts are not copied
+    return [record[ends[0] : ends[1]], *(view[a:b] for a, b in itertools.pairwise(ends[1:]))]
 
 
 def parse_header(header: bytes) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def parse_header(header: bytes) -> dict[str, Any]:
     return fields
 
 
-def open_picture(file: bytes, at_least: int = 0) -> np.ndarray:
+def open_picture(file: bytes | memoryview, at_least: int = 0) -> np.ndarray:
     """A picture part -> [h, w, 3] uint8, as `images.read_image`. Raises RecordError."""
     try:
         return read_image(file, at_least)
@@ -89,7 +90,7 @@ def open_picture(file: bytes, at_least: int = 0) -> np.ndarray:
         raise RecordError(f"a picture of the record is not readable: {error}") from error
 
 
-def decode(record: bytes, picture: Callable[[bytes], np.ndarray] = open_picture) -> Example:
+def decode(record: bytes, picture: Callable[[memoryview], np.ndarray] = open_picture) -> Example:
     """The example of a record, checked; `picture` reads a part. Raises RecordError for whatever is wrong with it."""
     header, *files = split_parts(record)
     fields = parse_header(header)
@@ -196,7 +197,7 @@ def _read_manifest(folder: Path, split: str) -> tuple[Mapping[str, Any], list[Sh
     return manifest, shards
 
 
-def _part(files: Sequence[bytes], number: str) -> bytes:
+def _part(files: Sequence[memoryview], number: str) -> memoryview:
     """The picture file that is part `number` of the record."""
     if not number.isdecimal() or not 2 <= int(number) < len(files) + 2:
         raise RecordError(f"the record has no part '{number}': {_MEND}")

@@ -26,7 +26,7 @@ class Member:
     """One (picture, text) pair; the picture stays an encoded file until it is needed."""
 
     text: str
-    image: bytes  # JPEG, PNG or WebP
+    image: bytes | memoryview  # JPEG, PNG or WebP
     url: str = ""
     key: str = ""
 
