@@ -109,6 +109,24 @@ def tile_size(folder: Path) -> int:
     return _read_manifest(folder)["tile_size"]
 
 
+def sources(folder: Path) -> Mapping[str, Mapping]:
+    """Where each style of a corpus comes from: Corpus.sources. Raises CorpusError as load_corpus does."""
+    return _read_manifest(folder)["styles"]
+
+
+def read_sheet(folder: Path, sheet: str) -> Iterator[tuple[Picture, np.ndarray]]:
+    """The pictures of one sheet ('noto-0') and their tiles [S, S, 4], at their own size, so without the other sheets.
+
+    Raises CorpusError as load_corpus does.
+    """
+    style, _, number = sheet.rpartition("-")
+    size, image = tile_size(folder), _open_sheet(folder, f"{sheet}.webp")
+    for picture, position in _read_index(folder, sources(folder)):
+        at, tile = divmod(position, TILES_PER_SHEET)
+        if picture.style == style and at == int(number):
+            yield picture, _cut(image, tile, size, size, folder / "sheets" / f"{sheet}.webp")
+
+
 def _mend(folder: Path) -> str:
     if folder == FIXTURE:
         return "restore data_pipelines/fixture, or use the full corpus of `python -m data_pipelines.prepare emoji`"

@@ -107,6 +107,10 @@ class ExampleMaker:
         flippable = all(self._flippable[i] for i in pictures)
         return Scene(self, sample_geometry(rng, self.corpus.images.shape[1], flippable), sample_background(rng))
 
+    def differ(self, picture: int, other: int) -> bool:
+        """Whether the two show anything different on white."""
+        return not np.array_equal(self.white[picture], self.white[other])
+
     def name(self, picture: int) -> str:
         return self.corpus.pictures[picture].name
 

@@ -92,10 +92,10 @@ class Pairs:
         """(target): as named(), without black drawings."""
         return self._table((i,) for i in self._coloured(self.ids) if self._may_be_named(i))
 
-    def lines(self) -> Table:
-        """(line drawing, coloured target) of the same house."""
+    def lines(self, differ: Callable[[int, int], bool] = lambda source, target: True) -> Table:
+        """(line drawing, coloured target) of the same house, where the two `differ`: some subjects have no colour."""
         rows = self._same_subject(LINE_PAIRS) or self._same_subject(LOOSE_LINE_PAIRS)
-        return self._table(rows)
+        return self._table(row for row in rows if differ(*row))
 
     def depths(self) -> Table:
         """(depth map, target) of the same view."""

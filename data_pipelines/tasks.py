@@ -122,7 +122,7 @@ def _neighbors_table(maker: ExampleMaker) -> Table:
 
 TASKS = {
     "text_to_image": Task(lambda maker: maker.pairs.named(), text_to_image),
-    "line": Task(lambda maker: maker.pairs.lines(), line),
+    "line": Task(lambda maker: maker.pairs.lines(maker.differ), line),
     "edge": Task(lambda maker: maker.pairs.coloured(), edge),
     "mask": Task(lambda maker: maker.pairs.coloured(), mask),
     "depth": Task(lambda maker: maker.pairs.depths(), depth),

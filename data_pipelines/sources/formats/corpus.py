@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import corpus
+from data_pipelines.pairs import STYLES
 from data_pipelines.sources.formats.common import Captioned, Columns, Part
 from data_pipelines.sources.item import Skip, SourceError
 
@@ -21,31 +22,26 @@ def is_corpus(folder: Path) -> bool:
 
 
 def list_parts(folder: Path, columns: Columns) -> list[Part]:
-    """A part a sheet, in the order of names. Raises SourceError for a damaged corpus."""
+    """A part a sheet, in the order of names; depth maps are no pictures. Raises SourceError for a damaged corpus."""
     with _as_source_error():
-        corpus.tile_size(folder)  # reads the manifest
-    sheets = sorted(path.stem for path in (folder / "sheets").glob("*.webp"))
+        shown = [style for style in corpus.sources(folder) if not STYLES[style].depth]
+    sheets = sorted(path.stem for style in shown for path in (folder / "sheets").glob(f"{style}-[0-9]*.webp"))
     return [Part("corpus", str(folder), sheet, columns) for sheet in sheets]
 
 
 def read(part: Part) -> Iterator[Captioned | Skip]:
     """The drawings of one sheet as [S, S, 3] uint8. Raises SourceError for a damaged corpus."""
-    folder, path = Path(part.path), Path(part.path, "sheets", f"{part.name}.webp")
-    style, _, number = part.name.rpartition("-")
+    folder = Path(part.path)
     with _as_source_error():
-        size, sheet = corpus.tile_size(folder), corpus._open_sheet(folder, path.name)
-        source = (styles := corpus._read_manifest(folder)["styles"])[style]
-        for picture, position in corpus._read_index(folder, styles):
-            at, tile = divmod(position, corpus.TILES_PER_SHEET)
-            if picture.style == style and at == int(number):
-                yield _captioned(picture, corpus._cut(sheet, tile, size, size, path), source)
+        sources = corpus.sources(folder)
+        for picture, tile in corpus.read_sheet(folder, part.name):
+            yield _captioned(picture, tile, sources[picture.style])
 
 
 def licences(folder: Path) -> str:
     """The licences of the corpus's drawings, as its manifest names them."""
     with _as_source_error():
-        styles = corpus._read_manifest(folder)["styles"].values()
-    return ", ".join(sorted({style["licence"] for style in styles}))
+        return ", ".join(sorted({source["licence"] for source in corpus.sources(folder).values()}))
 
 
 @contextlib.contextmanager
