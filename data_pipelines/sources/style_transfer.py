@@ -5,9 +5,9 @@ whose drawing is the target. Style pictures are dealt to splits too, so none of 
 """
 
 import argparse
+import dataclasses
 import heapq
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,23 @@ from tqdm import tqdm
 from data_pipelines import packages
 from data_pipelines.images import ImageError, fit_image, read_image
 from data_pipelines.networks import style
-from data_pipelines.prepare_dataset import Splitter, stable_hash
-from data_pipelines.sources import captioned, wikiart
+from data_pipelines.sources import captioned, captions, wikiart
 from data_pipelines.sources.captioned import Captioned
 from data_pipelines.sources.formats.common import SUFFIXES
 from data_pipelines.sources.item import About, Item, Skip, SourceError
+from data_pipelines.splits import Splitter, stable_hash
 
 HELP = "style transfer pairs, drawn by the packaged arbitrary-style network"
 ABOUT = About(
     title="style transfer pairs of the arbitrary-style network",
-    licence="that of the contents and of the styles (WikiArt: non-commercial research only); weights Apache-2.0",
+    licence="styles as their source says (WikiArt: non-commercial research only); weights Apache-2.0",
     citation="Ghiasi, Lee, Kudlur, Dumoulin, Shlens: Exploring the structure of a real-time, arbitrary neural artistic "
     "stylization network, BMVC 2017",
     home=packages.STYLE_TRANSFER.home,
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Style:
     """A style picture, ready to be drawn with."""
 
@@ -40,6 +40,11 @@ class Style:
     text: str  # of its reference: "Realism style", or "style image" where its name is not known
     picture: np.ndarray  # [S, S, 3] uint8
     code: np.ndarray  # [100] float32
+
+
+def about(arguments: argparse.Namespace) -> About:
+    """ABOUT with the licence of the contents."""
+    return dataclasses.replace(ABOUT, licence=f"contents: {captions.about(arguments).licence}; {ABOUT.licence}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,52 @@
+"""Which split an item belongs to: decided by its group alone, so that no identity is trained on and tested on.
+
+The paper's faces are grouped by identity and its subjects by object (section 3.2); every prepared data set deals its
+groups in this one way, so a group lies in the same split in all of them.
+"""
+
+import hashlib
+import itertools
+
+from data_pipelines.corpus import SPLITS
+from data_pipelines.sources.item import Item, SourceError
+
+
+def stable_hash(text: str) -> int:
+    """64 bits of a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+class Splitter:
+    """Deals items to splits so that no group is in two."""
+
+    def __init__(self, shares: tuple[float, float, float]):
+        self._ends = list(itertools.accumulate(shares))
+        self._keys: set[int] = set()
+        self._groups: dict[int, str] = {}  # of named groups: what they were dealt
+
+    def is_new(self, item: Item) -> bool:
+        """Whether this key comes for the first time."""
+        known = len(self._keys)
+        self._keys.add(stable_hash(item.key))
+        return len(self._keys) > known
+
+    def split(self, item: Item) -> str:
+        """The item's own split, or that of its group. Raises SourceError for a group in two."""
+        group = stable_hash(item.group or item.key)
+        known = self._groups.get(group)
+        split = item.split or known or self._deal(group)
+        if split not in SPLITS:
+            raise SourceError(f"{item.key}: split '{split}' is none of {', '.join(SPLITS)}")
+        if known not in (None, split):
+            raise SourceError(
+                f"identity leak: group '{item.group}' is in {known} and, with {item.key}, in {split}: mend the data "
+                "set's split, so that each identity is in one"
+            )
+        if item.group:
+            self._groups[group] = split
+        return split
+
+    def _deal(self, group: int) -> str:
+        """By the group's name alone: the same in every data set that names it."""
+        place = group / 2**64 * self._ends[-1]
+        return next((name for name, end in zip(SPLITS, self._ends, strict=True) if place < end), SPLITS[-1])
