@@ -108,6 +108,7 @@ def _progress(work: WorkFolder, parts: Sequence[Part]) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stdout)
     pipeline.LOG.setLevel(logging.INFO)
     pipeline.LOG.addHandler(handler)
+    pipeline.LOG.propagate = False  # or Beam's handler would say it again
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(work, len(parts), stop), daemon=True)
     watcher.start()
@@ -115,6 +116,7 @@ def _progress(work: WorkFolder, parts: Sequence[Part]) -> Iterator[None]:
         yield
     finally:
         pipeline.LOG.removeHandler(handler)
+        pipeline.LOG.propagate = True
         stop.set()
         watcher.join()
 
