@@ -112,6 +112,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Speed]:
         for way, work in ways.items():
             speeds[way].append(work())
     stream.close()
+    peer.close()
     return {way: tuple(np.median(seen[1:], axis=0)) for way, seen in speeds.items()}
 
 
