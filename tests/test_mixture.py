@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines.mixture import PERIOD, Mixture, MixtureError
-
 from data_pipelines.benchmarks.loader import TABLE_1 as PAPER
+from data_pipelines.mixture import PERIOD, Mixture, MixtureError
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62])

@@ -118,20 +118,16 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Speed]:
 
 def _drain(batches: Iterator[Clock], number: int, ahead: int) -> Speed:
     """The speed of `number` batches, after those that were made ahead while others had their turn."""
+    before: Clock = {}
     for _ in range(ahead):
-        clocks = dict(next(batches))
-    first: Clock = {}
-    last: Clock = {}
+        before |= next(batches)
+    after = dict(before)
     own, start = time.process_time(), time.perf_counter()
     for _ in range(number):
-        clocks = next(batches)
-        for process, seconds in clocks.items():
-            first.setdefault(process, seconds)
-            last[process] = seconds
+        after |= next(batches)
     wall, own = time.perf_counter() - start, time.process_time() - own
-    others = sum(last[process] - first[process] for process in last)
-    scale = number / max(number - len(last), 1)  # the first batch of each process only sets its clock
-    return number * BATCH / (own + others * scale), number * BATCH / wall
+    others = sum(after[process] - before[process] for process in before)
+    return number * BATCH / (own + others), number * BATCH / wall
 
 
 def _decode_alone(folder: Path) -> Speed:
