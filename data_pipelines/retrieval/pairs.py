@@ -1,7 +1,7 @@
 """Parts to rows: captioned pairs are read, filtered and embedded, a block at a time (paper section 3, stage 1).
 
-Pictures are decoded once: the block keeps what training will see (the centre square at `size`), the embedder sees a
-square of more detail, and duplicates are found by hash and thumbnail.
+The block keeps a picture as training will see it, the centre square at `size`, and that file is what is embedded: what
+is compared is what is trained on, and anybody can check it from the records.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_pipelines.images import encode_image, fit_image
+from data_pipelines.images import encode_image, fit_image, read_image
 from data_pipelines.retrieval import quality
 from data_pipelines.retrieval.blocks import (
     PAIRS_PER_BLOCK,
@@ -31,7 +31,6 @@ from data_pipelines.sources.formats.common import SUFFIXES
 from data_pipelines.sources.item import Skip
 
 QUALITY, EMBED = "quality", "embed"
-VIEW = 336  # pixels: the largest square that a published CLIP looks at
 KEPT = "kept"  # the outcome of what goes on to the next step; any other is a reason for leaving
 
 
@@ -51,7 +50,6 @@ class Screened:
     name: str
     rows: list[Row]
     pictures: list[bytes]
-    views: list[np.ndarray]  # what the embedder sees: their centre squares, before `pictures` lost detail
     counts: Counter
 
 
@@ -70,7 +68,7 @@ def screen(block: tuple[str, Sequence[Captioned | Skip]], work: WorkFolder, sett
     name, items = block
     if work.has(name):
         return name
-    screened = Screened(name, [], [], [], Counter())
+    screened = Screened(name, [], [], Counter())
     for item in items:
         if isinstance(item, Skip):
             screened.counts[READ, item.reason] += 1
@@ -84,7 +82,7 @@ def _screen_pair(pair: Captioned, screened: Screened, settings: Settings) -> str
     """Add the pair, or say why not."""
     if reason := quality.fault_of_caption(pair.caption, settings.limits):
         return reason
-    at_least = max(settings.size, VIEW, settings.limits.min_side)
+    at_least = max(settings.size, settings.limits.min_side)
     picture = quality.open_picture(pair.image, settings.limits, at_least)
     if isinstance(picture, str):
         return picture
@@ -94,8 +92,6 @@ def _screen_pair(pair: Captioned, screened: Screened, settings: Settings) -> str
     known = Pair(pair.key, pair.caption, pair.url, pair.licence, split, _name_of(pair), "", 0)
     screened.rows.append(Row(known, marks, np.zeros(0)))
     screened.pictures.append(encode_image(stored))
-    if settings.embeddings is None:
-        screened.views.append(fit_image(picture, min(VIEW, *picture.shape[:2])))
     return ""
 
 
@@ -128,7 +124,7 @@ def _embedded(screened: Screened, embedders: Embedders) -> list[Row]:
     """The rows with what the embedders say; nothing is added where embeddings come from elsewhere."""
     if embedders.image is None or not screened.rows:
         return screened.rows
-    vectors = embedders.image(screened.views).astype(np.float16)
+    vectors = embedders.image([read_image(file) for file in screened.pictures]).astype(np.float16)
     match = np.zeros((len(vectors), 0), np.float16)
     if not embedders.joint:  # the prompts are near to texts only: the captions stand for the pictures
         match = embedders.text([row.pair.caption for row in screened.rows]).astype(np.float16)
