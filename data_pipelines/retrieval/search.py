@@ -21,9 +21,10 @@ from jax.sharding import PartitionSpec as P
 
 METHODS = ("exact", "approximate", "ivf")
 _SPARE = 6  # rows proposed beyond those asked for: rounding may have put the right one behind
-_BIN = 32  # rows
-_ROWS = 32_768  # of the database, on a device at once
-_QUERIES = 512  # at once: with _ROWS, 64 MiB of scores
+_BIN = 8  # rows
+_ROWS = 131_072  # of the database, on a device at once
+_SCORED = 4096  # of them scored at once,
+_QUERIES = 512  # for so many queries: 8 MiB of scores stay in the caches
 _KEPT = 4  # approximate: one in so many dimensions is kept,
 _PROPOSED = 2  # and so many times the rows asked for are proposed
 _SAMPLE = 16_384  # rows that the principal dimensions are taken from
@@ -122,26 +123,46 @@ def _propose(queries, database, count, mesh, basis=None) -> np.ndarray:
     size = next((n for n in (64, _QUERIES) if n >= len(queries)), _QUERIES)
     groups = [_pad(queries[rows], size) for rows in _slices(len(queries), size)]
     best = [None] * len(groups)
-    length = _block_length(len(database), mesh.size)
+    length, scored = _block_length(len(database), mesh.size)
     for start in range(0, len(database), length):
         first = max(min(start, len(database) - length), 0)  # the last block is moved back rather than padded
         block = np.asarray(database[first : first + length], np.float32)
-        block = _pad(block if basis is None else block @ basis, length)
+        block = _by_bins(block if basis is None else block @ basis, length, scored)
         block = jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names)))
         limits = np.array([first, start, len(database)], np.int32)
-        cut = first < start or first + length > len(database)  # some rows do not count: a tenth slower
+        cut = first < start or first + length > len(database)  # some rows do not count
         for i, group in enumerate(groups):
-            found = _best(group, block, limits, count=count, mesh=mesh, part=basis is not None, cut=cut)
+            found = _best(group, block, limits, count=count, mesh=mesh, part=basis is not None, cut=cut, scored=scored)
             best[i] = jax.block_until_ready(found if best[i] is None else _merge(best[i], found, count=count))
     return np.concatenate([np.asarray(index) for _, index in best])[: len(queries)]
 
 
-def _block_length(rows: int, devices: int) -> int:
-    """Rows of a block: equal blocks, of bins for every device, and of few different sizes: little is compiled."""
+def _block_length(rows: int, devices: int) -> tuple[int, int]:
+    """Rows of a block, and rows scored at once: equal blocks and of few different sizes, so little is compiled."""
     blocks = -(-rows // (_ROWS * devices))
-    least = -(-rows // blocks)
-    step = max(2 ** (least.bit_length() - 5), _BIN * devices)  # at most a sixteenth is looked at in vain
-    return -(-least // step) * step
+    least = -(-rows // (blocks * devices))  # a device's
+    scored = min(max(2 ** (least.bit_length() - 5), 4 * _BIN), _SCORED)  # at most a sixteenth is looked at in vain
+    return -(-least // scored) * scored * devices, scored
+
+
+def _by_bins(rows: np.ndarray, length: int, scored: int) -> np.ndarray:
+    """Rows, padded to `length`, in the order of scoring: the first of every bin, then the second of every bin ...
+
+    So the maxima over bins are taken over long runs of scores.
+    """
+    binned = _aligned_zeros((length // scored, _BIN, scored // _BIN, rows.shape[1]))
+    whole = len(rows) // scored
+    for scan, part in zip(binned, np.split(rows, range(scored, whole * scored + 1, scored)), strict=False):
+        part = part if len(part) == scored else _pad(part, scored)
+        scan[:] = part.reshape(-1, _BIN, rows.shape[1]).swapaxes(0, 1)
+    return binned.reshape(length, -1)
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """float32 at a multiple of 64 bytes: a CPU device takes such an array without a copy."""
+    raw = np.zeros(4 * int(np.prod(shape)) + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + raw.size - 64].view(np.float32).reshape(shape)
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
@@ -156,45 +177,54 @@ def _pad(rows: np.ndarray, length: int) -> np.ndarray:
     return padded
 
 
-@functools.partial(jax.jit, static_argnames=("count", "mesh", "part", "cut"))
-def _best(queries, block, limits, *, count: int, mesh: Mesh, part: bool, cut: bool):
+@functools.partial(jax.jit, static_argnames=("count", "mesh", "part", "cut", "scored"))
+def _best(queries, block, limits, *, count: int, mesh: Mesh, part: bool, cut: bool, scored: int):
     """The best of one block of rows -> scores, index [Q, count].
 
     limits: the number of the block's first row, of the first that counts, and of the first that does not.
     """
-    search = functools.partial(_best_here, count=count, axes=mesh.axis_names, part=part, cut=cut)
+    search = functools.partial(_best_here, count=count, axes=mesh.axis_names, part=part, cut=cut, scored=scored)
     specs = (P(), P(mesh.axis_names), P())
-    search = jax.shard_map(search, mesh=mesh, in_specs=specs, out_specs=P(None, mesh.axis_names))
+    search = jax.shard_map(search, mesh=mesh, in_specs=specs, out_specs=P(None, mesh.axis_names), check_vma=False)
     return _keep(*search(queries, block, limits), count)  # the devices' finds lie in the order of their rows
 
 
-def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], part: bool, cut: bool):
-    """The best among one device's rows."""
+def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], part: bool, cut: bool, scored: int):
+    """The best among one device's rows, `scored` of them at a time."""
     first, start, stop = limits
-    row = first + lax.axis_index(axes) * len(block) + jnp.arange(len(block))
-    scores = jnp.matmul(block, queries.T, precision=None if part else _PRECISION)  # [R, Q]
-    counts = (row >= start) & (row < stop) if cut else None
-    if part and jax.default_backend() == "tpu":
-        best, place = lax.approx_max_k(_hide(scores, counts).T, min(count, len(block)))
-        return best, row[place]
-    place = _places_of_best_bins(_hide(scores, counts), count)  # [C, Q]
-    # Hidden once more rather than once before, which would write all scores a second time.
-    scores = jnp.take_along_axis(scores, place, 0)
-    scores = scores if counts is None else jnp.where(counts[place], scores, -jnp.inf)
-    best, i = lax.top_k(scores.T, min(count, len(place)))
-    return best, row[jnp.take_along_axis(place.T, i, 1)]
+    first += lax.axis_index(axes) * len(block)
+    place = jnp.arange(scored)
+    row = place % (scored // _BIN) * _BIN + place // (scored // _BIN)  # what _by_bins put there
+
+    def step(best, at):
+        rows = lax.dynamic_slice_in_dim(block, at, scored)
+        scores = jnp.matmul(queries, rows.T, precision=None if part else _PRECISION)  # [Q, scored]
+        number = first + at + row
+        counts = (number >= start) & (number < stop) if cut else None
+        if part and jax.default_backend() == "tpu":
+            scores, chosen = lax.approx_max_k(_hide(scores, counts), min(count, scored))
+        else:
+            chosen = _places_of_best_bins(_hide(scores, counts), count)
+            # Hidden once more rather than once before, which would write all scores a second time.
+            scores = _hide(jnp.take_along_axis(scores, chosen, 1), None if counts is None else counts[chosen])
+        found = scores, number[chosen]
+        return _keep(*(jnp.concatenate(pair, 1) for pair in zip(best, found, strict=True)), count), None
+
+    nothing = jnp.full((len(queries), count), -jnp.inf), jnp.full((len(queries), count), -1)
+    best, _ = lax.scan(step, nothing, jnp.arange(0, len(block), scored))
+    return best
 
 
 def _hide(scores: jnp.ndarray, counts: jnp.ndarray | None) -> jnp.ndarray:
-    return scores if counts is None else jnp.where(counts[:, None], scores, -jnp.inf)
+    return scores if counts is None else jnp.where(counts, scores, -jnp.inf)
 
 
 def _places_of_best_bins(scores: jnp.ndarray, count: int) -> jnp.ndarray:
-    """Rows [C, Q] of scores [R, Q], ascending, that hold the `count` best: the members of the `count` best bins."""
-    maxima = scores.reshape(-1, _BIN, scores.shape[1]).max(1)
-    _, bins = lax.top_k(maxima.T, min(count, len(maxima)))
-    members = jnp.sort(bins, 1).T[:, None] * _BIN + jnp.arange(_BIN)[:, None]
-    return members.reshape(-1, scores.shape[1])
+    """Places [Q, C] in the scores [Q, R] of the members of the `count` best bins, in the order of their rows."""
+    maxima = scores.reshape(len(scores), _BIN, -1).max(1)
+    _, bins = lax.top_k(maxima, min(count, maxima.shape[1]))
+    members = jnp.sort(bins, 1)[:, :, None] + jnp.arange(_BIN) * maxima.shape[1]
+    return members.reshape(len(scores), -1)
 
 
 @functools.partial(jax.jit, static_argnames="count")
