@@ -9,7 +9,6 @@ The examples are drawn by --seed, wherever they lie: nothing else is read (the m
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines.corpus import FIXTURE, SPLITS
+from data_pipelines.corpus import SPLITS, licences
 from data_pipelines.datasets import Clusters
 from data_pipelines.instruction import Layout, layout_of
 from data_pipelines.loader import Loader, make_loader
@@ -155,9 +154,7 @@ def _source(data: ConfigDict) -> str:
     """Where the examples of a loader come from, and the licences of a corpus's drawings."""
     if data.loader != "memory":
         return f"the data sets in {data.records}"
-    folder = FIXTURE if data.corpus == "fixture" else Path(data.corpus)
-    styles = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["styles"].values()
-    return f"corpus {data.corpus}: {', '.join(sorted({style.get('licence', 'not told') for style in styles}))}"
+    return f"corpus {data.corpus}: {licences(data.corpus)}"
 
 
 def _layout(arguments: argparse.Namespace, told: dict[str, int]) -> Layout:

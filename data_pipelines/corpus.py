@@ -109,9 +109,14 @@ def tile_size(folder: Path) -> int:
     return _read_manifest(folder)["tile_size"]
 
 
-def sources(folder: Path) -> Mapping[str, Mapping]:
-    """Where each style of a corpus comes from: Corpus.sources. Raises CorpusError as load_corpus does."""
-    return _read_manifest(folder)["styles"]
+def sources(path: str | Path | Sequence[str | Path]) -> dict[str, Mapping]:
+    """Where each style comes from: Corpus.sources, without the pictures. `path` and errors as of load_corpus."""
+    return {style: source for folder in _folders(path) for style, source in _read_manifest(folder)["styles"].items()}
+
+
+def licences(path: str | Path | Sequence[str | Path]) -> str:
+    """The licences of a corpus's pictures, each once. `path` and errors as of load_corpus."""
+    return ", ".join(sorted({source["licence"] for source in sources(path).values()}))
 
 
 def read_sheet(folder: Path, sheet: str) -> Iterator[tuple[Picture, np.ndarray]]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines import records
-from data_pipelines.corpus import SPLITS
+from data_pipelines.corpus import SPLITS, licences
 from data_pipelines.instruction import Layout, context_text
 from data_pipelines.loader import Loader, make_loader
 from data_pipelines.record_writer import DatasetWriter
@@ -73,7 +73,7 @@ def _write(writer: DatasetWriter, split: str, loader: Loader, task: str, argumen
         longest = {name: max(longest[name], measured[name]) for name in longest}
     writer.split(split).finish(
         kind="examples",
-        source={"title": f"the corpus {arguments.corpus}", "licence": "of each style: the corpus's manifest.json"},
+        source={"title": f"the corpus {arguments.corpus}", "licence": licences(arguments.corpus)},
         arguments={name: value for name, value in vars(arguments).items() if isinstance(value, int | str)},
         size=arguments.size,
         longest=longest,

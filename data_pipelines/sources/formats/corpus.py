@@ -41,7 +41,7 @@ def read(part: Part) -> Iterator[Captioned | Skip]:
 def licences(folder: Path) -> str:
     """The licences of the corpus's drawings, as its manifest names them."""
     with _as_source_error():
-        return ", ".join(sorted({source["licence"] for source in corpus.sources(folder).values()}))
+        return corpus.licences(folder)
 
 
 @contextlib.contextmanager
