@@ -41,6 +41,7 @@ setup(
             "opencv-python-headless>=4.11,<6",
             "pyarrow>=19,<26",
             "resvg-py>=0.5,<0.6",
+            "simplejpeg>=1.9,<2",
             "tensorflow-cpu>=2.21,<2.22",
             "tensorflow-datasets>=4.9.8,<5",
         ],

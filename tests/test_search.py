@@ -39,6 +39,23 @@ def test_exact_equals_numpy_on_every_mesh(sizes, queries, rows, k):
     np.testing.assert_allclose(similarity, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_exact_in_either_dtype(monkeypatch, fast):
+    monkeypatch.setattr(search, "_bfloat16_is_fast", lambda: fast)
+    q, d = vectors(70, seed=1), vectors(3000)
+    np.testing.assert_array_equal(neighbors(q, d, 7)[1], brute(q, d, 7)[1])
+
+
+def test_what_bfloat16_cannot_tell_apart_is_searched_again(monkeypatch):
+    monkeypatch.setattr(search, "_bfloat16_is_fast", lambda: True)
+    d = np.ones((400, 8), np.float32)
+    d[:, 0] += np.random.default_rng(0).permutation(400) * 1e-5  # all equal in bfloat16
+    q = np.ones((3, 8), np.float32)
+    found = search._propose(q, d, 11, None, dtype=jax.numpy.bfloat16)
+    assert set(found.index[0]) != set(brute(q, d, 11)[1][0])
+    np.testing.assert_array_equal(neighbors(q, d, 5)[1], brute(q, d, 5)[1])
+
+
 def test_the_result_does_not_depend_on_blocks_or_devices(monkeypatch):
     q, d = vectors(530, seed=1), vectors(2001)
     whole = neighbors(q, d, 10)

@@ -3,14 +3,18 @@
 Every method proposes a few more rows than asked for, whose similarities are then computed anew, one by one: what comes
 back depends on the vectors alone and not on blocks or devices, and equal rows come in the order of their indices.
 
-* exact: all scores by blocked matrix products. A block's scores are reduced to the maxima of small bins of rows; the k
-  best rows lie in the k best bins, so only those are looked at (the bins of Chern et al. 2022, there approximate).
+* exact: all scores by blocked matrix products. Scores are reduced to the maxima of bins of rows, and those to the
+  maxima of bins of bins; the k best lie in the k best bins, so only those are looked at (Chern et al. 2022 have such
+  bins, there approximate). Where bfloat16 is fast, the scores are bfloat16's: what its rounding can hide is bounded
+  (Cauchy-Schwarz), and a query whose result is not certain within that bound is searched again in float32.
 * approximate: the same scan over a quarter of the dimensions, the principal ones; on a TPU with its own top-k.
 * ivf: an inverted file of faiss (data_pipelines/retrieval/ivf.py), for sets that outgrow memory.
 """
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +25,15 @@ from jax.sharding import PartitionSpec as P
 
 METHODS = ("exact", "approximate", "ivf")
 _SPARE = 6  # rows proposed beyond those asked for: rounding may have put the right one behind
-_BIN = 8  # rows
+_BIN = 16  # rows
 _ROWS = 131_072  # of the database, on a device at once
-_SCORED = 4096  # of them scored at once,
-_QUERIES = 512  # for so many queries: 8 MiB of scores stay in the caches
+_SCORED = 16_384  # of them scored at once,
+_QUERIES = 2048  # for so many queries
 _KEPT = 4  # approximate: one in so many dimensions is kept,
 _PROPOSED = 2  # and so many times the rows asked for are proposed
 _SAMPLE = 16_384  # rows that the principal dimensions are taken from
 _ITERATIONS = 3
-_PRECISION = lax.Precision.HIGHEST
+_PRECISION = {"float32": lax.Precision.HIGHEST, "bfloat16": lax.Precision.DEFAULT}
 
 
 class SearchError(ValueError):
@@ -63,11 +67,11 @@ def neighbors(
         from data_pipelines.retrieval.ivf import propose  # faiss only where it is wanted
 
         found = propose(queries, database, count, nprobe)
-    elif method == "approximate":
+        return _rank(queries, database, found, k, exclude)
+    if method == "approximate":
         found = _propose_by_part(queries, database, min(_PROPOSED * count, len(database)), mesh)
-    else:
-        found = _propose(queries, database, count, mesh)
-    return _rank(queries, database, found, k, exclude)
+        return _rank(queries, database, found, k, exclude)
+    return _exact(queries, database, k, exclude, count, mesh)
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
@@ -98,11 +102,43 @@ def _rank(queries, database, found, k, exclude) -> tuple[np.ndarray, np.ndarray]
     return similarity, np.where(np.isneginf(similarity), -1, found)
 
 
+def _exact(queries, database, k, exclude, count, mesh) -> tuple[np.ndarray, np.ndarray]:
+    if not _bfloat16_is_fast():
+        return _rank(queries, database, _propose(queries, database, count, mesh).index, k, exclude)
+    found = _propose(queries, database, count, mesh, dtype=jnp.bfloat16)
+    similarity, index = _rank(queries, database, found.index, k, exclude)
+    # No row that was not proposed can score more than the last one that was, and its rounding.
+    unsure = similarity[:, -1] <= found.least + _rounding(queries, found.norms)
+    if count < len(database) and unsure.any():
+        rest = None if exclude is None else np.asarray(exclude)[unsure]
+        proposed = _propose(queries[unsure], database, count, mesh).index
+        similarity[unsure], index[unsure] = _rank(queries[unsure], database, proposed, k, rest)
+    return similarity, index
+
+
+def _bfloat16_is_fast() -> bool:
+    """Whether the devices multiply bfloat16 matrices in hardware: accelerators do, and CPUs with AMX."""
+    cpu = Path("/proc/cpuinfo")
+    return jax.default_backend() != "cpu" or (cpu.exists() and "amx_bf16" in cpu.read_text())
+
+
+def _rounding(queries: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """The most by which bfloat16 scores [Q, N] can err, a query: |<q, d> - <q', d'>| <= |q| |d - d'| + |q - q'| |d'|.
+
+    norms: the largest |d'| and the largest |d - d'| of the database.
+    """
+    largest, lost = norms
+    rest = queries - queries.astype(jnp.bfloat16).astype(np.float32)
+    bound = np.linalg.norm(queries, axis=1) * lost + np.linalg.norm(rest, axis=1) * largest
+    return bound + 1e-5 * np.linalg.norm(queries, axis=1) * largest  # and float32's own sums
+
+
 def _propose_by_part(queries, database, count, mesh) -> np.ndarray:
     """As _propose, by the principal dimensions of the database alone."""
     sample = np.asarray(database[:: -(-len(database) // _SAMPLE)], np.float32)
     basis = _principal(sample, max(queries.shape[1] // _KEPT, 1))
-    return _propose(queries @ basis, database, count, mesh, basis)
+    dtype = jnp.bfloat16 if _bfloat16_is_fast() else jnp.float32
+    return _propose(queries @ basis, database, count, mesh, basis, dtype).index
 
 
 def _principal(sample: np.ndarray, kept: int) -> np.ndarray:
@@ -117,45 +153,53 @@ def _principal(sample: np.ndarray, kept: int) -> np.ndarray:
     return basis
 
 
-def _propose(queries, database, count, mesh, basis=None) -> np.ndarray:
-    """Rows of the database with the largest scores -> [Q, count] int32, best first."""
+class _Found(NamedTuple):
+    """Rows with the largest scores."""
+
+    index: np.ndarray  # [Q, count], best first
+    least: np.ndarray  # [Q] the score of the last of them
+    norms: np.ndarray  # the largest norm of a row as it was scored, and of what its dtype lost of it
+
+
+def _propose(queries, database, count, mesh, basis=None, dtype=jnp.float32) -> _Found:
+    """The rows of the database with the largest scores; basis: scored by these directions [D, d] alone."""
     mesh = mesh or jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     size = next((n for n in (64, _QUERIES) if n >= len(queries)), _QUERIES)
-    groups = [_pad(queries[rows], size) for rows in _slices(len(queries), size)]
-    best = [None] * len(groups)
+    groups = [_columns(queries[rows], size, dtype) for rows in _slices(len(queries), size)]
+    best, norms = [None] * len(groups), np.zeros(2, np.float32)
     length, scored = _block_length(len(database), mesh.size)
+    search = functools.partial(_best, count=count, mesh=mesh, by_part=basis is not None, scored=scored)
     for start in range(0, len(database), length):
         first = max(min(start, len(database) - length), 0)  # the last block is moved back rather than padded
         block = np.asarray(database[first : first + length], np.float32)
-        block = _by_bins(block if basis is None else block @ basis, length, scored)
+        block = _aligned(block if basis is None else block @ basis, length)
         block = jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names)))
+        block, found_norms = _round(block, mesh=mesh, dtype=dtype)
+        norms = np.maximum(norms, np.max(found_norms, 0))
         limits = np.array([first, start, len(database)], np.int32)
         cut = first < start or first + length > len(database)  # some rows do not count
         for i, group in enumerate(groups):
-            found = _best(group, block, limits, count=count, mesh=mesh, part=basis is not None, cut=cut, scored=scored)
-            best[i] = jax.block_until_ready(found if best[i] is None else _merge(best[i], found, count=count))
-    return np.concatenate([np.asarray(index) for _, index in best])[: len(queries)]
+            found = jax.block_until_ready(search(group, block, limits, cut=cut))
+            best[i] = found if best[i] is None else _merge(best[i], found, count=count)
+    scores, index = (np.concatenate(arrays)[: len(queries)] for arrays in zip(*best, strict=True))
+    return _Found(index, scores[:, -1], norms)
 
 
 def _block_length(rows: int, devices: int) -> tuple[int, int]:
     """Rows of a block, and rows scored at once: equal blocks and of few different sizes, so little is compiled."""
     blocks = -(-rows // (_ROWS * devices))
     least = -(-rows // (blocks * devices))  # a device's
-    scored = min(max(2 ** (least.bit_length() - 5), 4 * _BIN), _SCORED)  # at most a sixteenth is looked at in vain
-    return -(-least // scored) * scored * devices, scored
+    scans = -(-least // _SCORED)
+    step = max(2 ** (least.bit_length() - 6) if scans == 1 else 0, _BIN**2 if least > _BIN**2 else _BIN)
+    scored = -(-least // (scans * step)) * step
+    return scored * scans * devices, scored
 
 
-def _by_bins(rows: np.ndarray, length: int, scored: int) -> np.ndarray:
-    """Rows, padded to `length`, in the order of scoring: the first of every bin, then the second of every bin ...
-
-    So the maxima over bins are taken over long runs of scores.
-    """
-    binned = _aligned_zeros((length // scored, _BIN, scored // _BIN, rows.shape[1]))
-    whole = len(rows) // scored
-    for scan, part in zip(binned, np.split(rows, range(scored, whole * scored + 1, scored)), strict=False):
-        part = part if len(part) == scored else _pad(part, scored)
-        scan[:] = part.reshape(-1, _BIN, rows.shape[1]).swapaxes(0, 1)
-    return binned.reshape(length, -1)
+def _aligned(rows: np.ndarray, length: int) -> np.ndarray:
+    """Rows padded to `length`, at a multiple of 64 bytes: a CPU device takes such an array without a copy."""
+    padded = _aligned_zeros((length, rows.shape[1]))
+    padded[: len(rows)] = rows
+    return padded
 
 
 def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
@@ -169,62 +213,83 @@ def _slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def _pad(rows: np.ndarray, length: int) -> np.ndarray:
-    if len(rows) == length:
-        return rows
-    padded = np.zeros((length, rows.shape[1]), np.float32)
-    padded[: len(rows)] = rows
-    return padded
+def _columns(queries: np.ndarray, size: int, dtype) -> np.ndarray:
+    """Queries as columns [D, size], padded with zeros: a CPU multiplies fastest by rows times such columns."""
+    columns = np.zeros((queries.shape[1], size), dtype)
+    columns[:, : len(queries)] = queries.T
+    return columns
 
 
-@functools.partial(jax.jit, static_argnames=("count", "mesh", "part", "cut", "scored"))
-def _best(queries, block, limits, *, count: int, mesh: Mesh, part: bool, cut: bool, scored: int):
-    """The best of one block of rows -> scores, index [Q, count].
+@functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
+def _round(block, *, mesh: Mesh, dtype):
+    """[R, D] float32 -> the same in dtype, and the two norms of _Found for each device."""
+
+    def here(rows):
+        rounded = rows.astype(dtype)
+        lost = rows - rounded.astype(jnp.float32)
+        norms = [jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum(1).max()) for x in (rounded, lost)]
+        return rounded, jnp.stack(norms)[None]
+
+    axes = P(mesh.axis_names)
+    return jax.shard_map(here, mesh=mesh, in_specs=axes, out_specs=axes)(block)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "mesh", "by_part", "cut", "scored"))
+def _best(queries, block, limits, *, count: int, mesh: Mesh, by_part: bool, cut: bool, scored: int):
+    """The best of one block of rows for queries [D, Q] -> scores, index [Q, count].
 
     limits: the number of the block's first row, of the first that counts, and of the first that does not.
     """
-    search = functools.partial(_best_here, count=count, axes=mesh.axis_names, part=part, cut=cut, scored=scored)
+    search = functools.partial(_best_here, count=count, axes=mesh.axis_names, by_part=by_part, cut=cut, scored=scored)
     specs = (P(), P(mesh.axis_names), P())
     search = jax.shard_map(search, mesh=mesh, in_specs=specs, out_specs=P(None, mesh.axis_names), check_vma=False)
     return _keep(*search(queries, block, limits), count)  # the devices' finds lie in the order of their rows
 
 
-def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], part: bool, cut: bool, scored: int):
+def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], by_part: bool, cut: bool, scored: int):
     """The best among one device's rows, `scored` of them at a time."""
     first, start, stop = limits
-    first += lax.axis_index(axes) * len(block)
-    place = jnp.arange(scored)
-    row = place % (scored // _BIN) * _BIN + place // (scored // _BIN)  # what _by_bins put there
+    rows = block.reshape(-1, scored, block.shape[1])
+    starts = first + lax.axis_index(axes) * len(block) + jnp.arange(len(rows)) * scored
 
-    def step(best, at):
-        rows = lax.dynamic_slice_in_dim(block, at, scored)
-        scores = jnp.matmul(queries, rows.T, precision=None if part else _PRECISION)  # [Q, scored]
-        number = first + at + row
+    def step(best, rows_and_start):
+        rows, begin = rows_and_start
+        scores = jnp.matmul(rows, queries, preferred_element_type=jnp.float32, precision=_PRECISION[rows.dtype.name])
+        number = begin + jnp.arange(scored)
         counts = (number >= start) & (number < stop) if cut else None
-        if part and jax.default_backend() == "tpu":
-            scores, chosen = lax.approx_max_k(_hide(scores, counts), min(count, scored))
+        if by_part and jax.default_backend() == "tpu":
+            scores, place = lax.approx_max_k(_hide(scores, counts).T, min(count, scored))
         else:
-            chosen = _places_of_best_bins(_hide(scores, counts), count)
+            place = _places_of_best(_hide(scores, counts), count)
             # Hidden once more rather than once before, which would write all scores a second time.
-            scores = _hide(jnp.take_along_axis(scores, chosen, 1), None if counts is None else counts[chosen])
-        found = scores, number[chosen]
+            scores = _hide(jnp.take_along_axis(scores, place, 0), None if counts is None else counts[place])
+            scores, place = scores.T, place.T
+        found = scores, number[place]
         return _keep(*(jnp.concatenate(pair, 1) for pair in zip(best, found, strict=True)), count), None
 
-    nothing = jnp.full((len(queries), count), -jnp.inf), jnp.full((len(queries), count), -1)
-    best, _ = lax.scan(step, nothing, jnp.arange(0, len(block), scored))
+    nothing = jnp.full((queries.shape[1], count), -jnp.inf), jnp.full((queries.shape[1], count), -1)
+    best, _ = lax.scan(step, nothing, (rows, starts))
     return best
 
 
 def _hide(scores: jnp.ndarray, counts: jnp.ndarray | None) -> jnp.ndarray:
-    return scores if counts is None else jnp.where(counts, scores, -jnp.inf)
+    if counts is None:
+        return scores
+    return jnp.where(counts if counts.ndim == scores.ndim else counts[:, None], scores, -jnp.inf)
 
 
-def _places_of_best_bins(scores: jnp.ndarray, count: int) -> jnp.ndarray:
-    """Places [Q, C] in the scores [Q, R] of the members of the `count` best bins, in the order of their rows."""
-    maxima = scores.reshape(len(scores), _BIN, -1).max(1)
-    _, bins = lax.top_k(maxima, min(count, maxima.shape[1]))
-    members = jnp.sort(bins, 1)[:, :, None] + jnp.arange(_BIN) * maxima.shape[1]
-    return members.reshape(len(scores), -1)
+def _places_of_best(scores: jnp.ndarray, count: int) -> jnp.ndarray:
+    """Places [C, Q] in the scores [R, Q] that hold the `count` best: the members of the `count` best bins, in order.
+
+    The best bins are found in the same way among the bins' maxima, until these are few.
+    """
+    if len(scores) <= count * _BIN or len(scores) % _BIN:
+        return jnp.broadcast_to(jnp.arange(len(scores))[:, None], scores.shape)
+    maxima = scores.reshape(-1, _BIN, scores.shape[1]).max(1)
+    places = _places_of_best(maxima, count)
+    _, best = lax.top_k(jnp.take_along_axis(maxima, places, 0).T, count)
+    bins = jnp.sort(jnp.take_along_axis(places.T, best, 1), 1).T
+    return (bins[:, None] * _BIN + jnp.arange(_BIN)[:, None]).reshape(-1, scores.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames="count")
