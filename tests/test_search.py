@@ -60,6 +60,7 @@ def test_the_result_does_not_depend_on_blocks_or_devices(monkeypatch):
     q, d = vectors(530, seed=1), vectors(2001)
     whole = neighbors(q, d, 10)
     monkeypatch.setattr(search, "_ROWS", 96)
+    monkeypatch.setattr(search, "_SCORED", 48)
     for sizes in ((), (8,)):
         for one, other in zip(whole, neighbors(q, d, 10, mesh=make_mesh(*sizes)), strict=True):
             np.testing.assert_array_equal(one, other)  # to the bit

@@ -3,10 +3,10 @@
 Every method proposes a few more rows than asked for, whose similarities are then computed anew, one by one: what comes
 back depends on the vectors alone and not on blocks or devices, and equal rows come in the order of their indices.
 
-* exact: all scores by blocked matrix products. Scores are reduced to the maxima of bins of rows, and those to the
-  maxima of bins of bins; the k best lie in the k best bins, so only those are looked at (Chern et al. 2022 have such
-  bins, there approximate). Where bfloat16 is fast, the scores are bfloat16's: what its rounding can hide is bounded
-  (Cauchy-Schwarz), and a query whose result is not certain within that bound is searched again in float32.
+* exact: all scores by blocked matrix products. Scores are reduced to the maxima of small bins of rows; the k best rows
+  lie in the k best bins, so only those are looked at (the bins of Chern et al. 2022, there approximate). Where bfloat16
+  is fast, the scores are bfloat16's: what its rounding can hide is bounded (Cauchy-Schwarz), and a query whose result
+  is not certain within that bound is searched again in float32.
 * approximate: the same scan over a quarter of the dimensions, the principal ones; on a TPU with its own top-k.
 * ivf: an inverted file of faiss (data_pipelines/retrieval/ivf.py), for sets that outgrow memory.
 """
@@ -27,7 +27,7 @@ METHODS = ("exact", "approximate", "ivf")
 _SPARE = 6  # rows proposed beyond those asked for: rounding may have put the right one behind
 _BIN = 16  # rows
 _ROWS = 131_072  # of the database, on a device at once
-_SCORED = 16_384  # of them scored at once,
+_SCORED = 4096  # of them scored at once,
 _QUERIES = 2048  # for so many queries
 _KEPT = 4  # approximate: one in so many dimensions is kept,
 _PROPOSED = 2  # and so many times the rows asked for are proposed
@@ -167,32 +167,31 @@ def _propose(queries, database, count, mesh, basis=None, dtype=jnp.float32) -> _
     size = next((n for n in (64, _QUERIES) if n >= len(queries)), _QUERIES)
     groups = [_columns(queries[rows], size, dtype) for rows in _slices(len(queries), size)]
     best, norms = [None] * len(groups), np.zeros(2, np.float32)
-    length, scored = _block_length(len(database), mesh.size)
-    search = functools.partial(_best, count=count, mesh=mesh, by_part=basis is not None, scored=scored)
-    for start in range(0, len(database), length):
-        first = max(min(start, len(database) - length), 0)  # the last block is moved back rather than padded
-        block = np.asarray(database[first : first + length], np.float32)
+    search = functools.partial(_best, count=count, mesh=mesh, by_part=basis is not None)
+    for start, length, scored in _blocks(len(database), mesh.size):
+        block = np.asarray(database[start : start + length], np.float32)
+        cut = len(block) < length
         block = _aligned(block if basis is None else block @ basis, length)
-        block = jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names)))
-        block, found_norms = _round(block, mesh=mesh, dtype=dtype)
+        block, found_norms = _round(jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names))), mesh, dtype)
         norms = np.maximum(norms, np.max(found_norms, 0))
-        limits = np.array([first, start, len(database)], np.int32)
-        cut = first < start or first + length > len(database)  # some rows do not count
+        limits = np.array([start, len(database)], np.int32)
         for i, group in enumerate(groups):
-            found = jax.block_until_ready(search(group, block, limits, cut=cut))
+            found = jax.block_until_ready(search(group, block, limits, cut=cut, scored=scored))
             best[i] = found if best[i] is None else _merge(best[i], found, count=count)
     scores, index = (np.concatenate(arrays)[: len(queries)] for arrays in zip(*best, strict=True))
     return _Found(index, scores[:, -1], norms)
 
 
-def _block_length(rows: int, devices: int) -> tuple[int, int]:
-    """Rows of a block, and rows scored at once: equal blocks and of few different sizes, so little is compiled."""
-    blocks = -(-rows // (_ROWS * devices))
-    least = -(-rows // (blocks * devices))  # a device's
-    scans = -(-least // _SCORED)
-    step = max(2 ** (least.bit_length() - 6) if scans == 1 else 0, _BIN**2 if least > _BIN**2 else _BIN)
-    scored = -(-least // (scans * step)) * step
-    return scored * scans * devices, scored
+def _blocks(rows: int, devices: int) -> Iterator[tuple[int, int, int]]:
+    """(start, rows, rows scored at once on a device) of each block: whole ones, then a small one that is padded."""
+    whole = rows - rows % (_SCORED * devices)
+    for start in range(0, whole, _ROWS * devices):
+        yield start, min(_ROWS * devices, whole - start), _SCORED
+    if rest := rows - whole:
+        least = -(-rest // devices)
+        step = max(2 ** (least.bit_length() - 4), _BIN)  # few different sizes: little is compiled
+        scored = -(-least // step) * step
+        yield whole, scored * devices, scored
 
 
 def _aligned(rows: np.ndarray, length: int) -> np.ndarray:
@@ -221,7 +220,7 @@ def _columns(queries: np.ndarray, size: int, dtype) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
-def _round(block, *, mesh: Mesh, dtype):
+def _round(block, mesh: Mesh, dtype):
     """[R, D] float32 -> the same in dtype, and the two norms of _Found for each device."""
 
     def here(rows):
@@ -238,7 +237,7 @@ def _round(block, *, mesh: Mesh, dtype):
 def _best(queries, block, limits, *, count: int, mesh: Mesh, by_part: bool, cut: bool, scored: int):
     """The best of one block of rows for queries [D, Q] -> scores, index [Q, count].
 
-    limits: the number of the block's first row, of the first that counts, and of the first that does not.
+    limits: the number of the block's first row, and of the first that does not count, which it has where it is `cut`.
     """
     search = functools.partial(_best_here, count=count, axes=mesh.axis_names, by_part=by_part, cut=cut, scored=scored)
     specs = (P(), P(mesh.axis_names), P())
@@ -248,22 +247,21 @@ def _best(queries, block, limits, *, count: int, mesh: Mesh, by_part: bool, cut:
 
 def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], by_part: bool, cut: bool, scored: int):
     """The best among one device's rows, `scored` of them at a time."""
-    first, start, stop = limits
+    first, stop = limits
     rows = block.reshape(-1, scored, block.shape[1])
     starts = first + lax.axis_index(axes) * len(block) + jnp.arange(len(rows)) * scored
 
     def step(best, rows_and_start):
-        rows, begin = rows_and_start
+        rows, start = rows_and_start
         scores = jnp.matmul(rows, queries, preferred_element_type=jnp.float32, precision=_PRECISION[rows.dtype.name])
-        number = begin + jnp.arange(scored)
-        counts = (number >= start) & (number < stop) if cut else None
+        number = start + jnp.arange(scored)
+        if cut:
+            scores = jnp.where((number < stop)[:, None], scores, -jnp.inf)
         if by_part and jax.default_backend() == "tpu":
-            scores, place = lax.approx_max_k(_hide(scores, counts).T, min(count, scored))
+            scores, place = lax.approx_max_k(scores.T, min(count, scored))
         else:
-            place = _places_of_best(_hide(scores, counts), count)
-            # Hidden once more rather than once before, which would write all scores a second time.
-            scores = _hide(jnp.take_along_axis(scores, place, 0), None if counts is None else counts[place])
-            scores, place = scores.T, place.T
+            place = _places_of_best_bins(scores, count)
+            scores, place = jnp.take_along_axis(scores, place, 0).T, place.T
         found = scores, number[place]
         return _keep(*(jnp.concatenate(pair, 1) for pair in zip(best, found, strict=True)), count), None
 
@@ -272,24 +270,12 @@ def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], by_
     return best
 
 
-def _hide(scores: jnp.ndarray, counts: jnp.ndarray | None) -> jnp.ndarray:
-    if counts is None:
-        return scores
-    return jnp.where(counts if counts.ndim == scores.ndim else counts[:, None], scores, -jnp.inf)
-
-
-def _places_of_best(scores: jnp.ndarray, count: int) -> jnp.ndarray:
-    """Places [C, Q] in the scores [R, Q] that hold the `count` best: the members of the `count` best bins, in order.
-
-    The best bins are found in the same way among the bins' maxima, until these are few.
-    """
-    if len(scores) <= count * _BIN or len(scores) % _BIN:
-        return jnp.broadcast_to(jnp.arange(len(scores))[:, None], scores.shape)
+def _places_of_best_bins(scores: jnp.ndarray, count: int) -> jnp.ndarray:
+    """Places [C, Q] in the scores [R, Q], ascending, that hold the `count` best: the members of the best bins."""
     maxima = scores.reshape(-1, _BIN, scores.shape[1]).max(1)
-    places = _places_of_best(maxima, count)
-    _, best = lax.top_k(jnp.take_along_axis(maxima, places, 0).T, count)
-    bins = jnp.sort(jnp.take_along_axis(places.T, best, 1), 1).T
-    return (bins[:, None] * _BIN + jnp.arange(_BIN)[:, None]).reshape(-1, scores.shape[1])
+    _, bins = lax.top_k(maxima.T, min(count, len(maxima)))
+    members = jnp.sort(bins, 1).T[:, None] * _BIN + jnp.arange(_BIN)[:, None]
+    return members.reshape(-1, scores.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames="count")
