@@ -13,6 +13,7 @@ back depends on the vectors alone and not on blocks or devices, and equal rows c
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ _SPARE = 6  # rows proposed beyond those asked for: rounding may have put the ri
 _BIN = 16  # rows
 _ROWS = 131_072  # of the database, on a device at once
 _SCORED = 4096  # of them scored at once,
-_QUERIES = 2048  # for so many queries
+_QUERIES = 1024  # for so many queries
+_THREADS = 2  # groups of queries at a time: XLA's top-k keeps one core busy
 _KEPT = 4  # approximate: one in so many dimensions is kept,
 _PROPOSED = 2  # and so many times the rows asked for are proposed
 _SAMPLE = 16_384  # rows that the principal dimensions are taken from
@@ -171,13 +173,15 @@ def _propose(queries, database, count, mesh, basis=None, dtype=jnp.float32) -> _
     for start, length, scored in _blocks(len(database), mesh.size):
         block = np.asarray(database[start : start + length], np.float32)
         cut = len(block) < length
-        block = _aligned(block if basis is None else block @ basis, length)
+        block = np.pad(block, ((0, length - len(block)), (0, 0))) if cut else block
+        block = block if basis is None else block @ basis
         block, found_norms = _round(jax.device_put(block, NamedSharding(mesh, P(mesh.axis_names))), mesh, dtype)
         norms = np.maximum(norms, np.max(found_norms, 0))
         limits = np.array([start, len(database)], np.int32)
-        for i, group in enumerate(groups):
-            found = jax.block_until_ready(search(group, block, limits, cut=cut, scored=scored))
-            best[i] = found if best[i] is None else _merge(best[i], found, count=count)
+        here = functools.partial(search, rows=block, limits=limits, cut=cut, scored=scored)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(lambda group, here=here: jax.block_until_ready(here(group)), groups))
+        best = [_merge(old, new, count=count) if old else new for old, new in zip(best, found, strict=True)]
     scores, index = (np.concatenate(arrays)[: len(queries)] for arrays in zip(*best, strict=True))
     return _Found(index, scores[:, -1], norms)
 
@@ -192,20 +196,6 @@ def _blocks(rows: int, devices: int) -> Iterator[tuple[int, int, int]]:
         step = max(2 ** (least.bit_length() - 4), _BIN)  # few different sizes: little is compiled
         scored = -(-least // step) * step
         yield whole, scored * devices, scored
-
-
-def _aligned(rows: np.ndarray, length: int) -> np.ndarray:
-    """Rows padded to `length`, at a multiple of 64 bytes: a CPU device takes such an array without a copy."""
-    padded = _aligned_zeros((length, rows.shape[1]))
-    padded[: len(rows)] = rows
-    return padded
-
-
-def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 at a multiple of 64 bytes: a CPU device takes such an array without a copy."""
-    raw = np.zeros(4 * int(np.prod(shape)) + 64, np.uint8)
-    skip = -raw.ctypes.data % 64
-    return raw[skip : skip + raw.size - 64].view(np.float32).reshape(shape)
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
@@ -234,7 +224,7 @@ def _round(block, mesh: Mesh, dtype):
 
 
 @functools.partial(jax.jit, static_argnames=("count", "mesh", "by_part", "cut", "scored"))
-def _best(queries, block, limits, *, count: int, mesh: Mesh, by_part: bool, cut: bool, scored: int):
+def _best(queries, rows, limits, *, count: int, mesh: Mesh, by_part: bool, cut: bool, scored: int):
     """The best of one block of rows for queries [D, Q] -> scores, index [Q, count].
 
     limits: the number of the block's first row, and of the first that does not count, which it has where it is `cut`.
@@ -242,7 +232,7 @@ def _best(queries, block, limits, *, count: int, mesh: Mesh, by_part: bool, cut:
     search = functools.partial(_best_here, count=count, axes=mesh.axis_names, by_part=by_part, cut=cut, scored=scored)
     specs = (P(), P(mesh.axis_names), P())
     search = jax.shard_map(search, mesh=mesh, in_specs=specs, out_specs=P(None, mesh.axis_names), check_vma=False)
-    return _keep(*search(queries, block, limits), count)  # the devices' finds lie in the order of their rows
+    return _keep(*search(queries, rows, limits), count)  # the devices' finds lie in the order of their rows
 
 
 def _best_here(queries, block, limits, *, count: int, axes: tuple[str, ...], by_part: bool, cut: bool, scored: int):
