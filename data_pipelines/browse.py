@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from data_pipelines import commands
 from data_pipelines.corpus import SPLITS, licences
 from data_pipelines.datasets import Clusters
 from data_pipelines.instruction import Layout, layout_of
@@ -220,16 +221,15 @@ def _check(chosen: argparse.Namespace, rest: list[str]) -> ConfigDict | None:
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 with one line on stderr."""
     chosen, rest = make_parser().parse_known_args(arguments)
-    try:
+
+    def work() -> None:
         page, shown = browse(chosen, _check(chosen, rest))
         temporary = chosen.output.with_name(chosen.output.name + ".tmp")
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, chosen.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {chosen.output}: {len(shown)} examples, {len(page) / 1e6:.1f} MB")
-    return 0
+        print(f"wrote {chosen.output}: {len(shown)} examples, {len(page) / 1e6:.1f} MB")
+
+    return commands.guarded(work)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,13 @@ def main(
     )
     chooser.add_argument("name", choices=modules, metavar="NAME", help="what to run")
     name = chooser.parse_args(arguments[:1]).name
+    return guarded(lambda: run(name, importlib.import_module(modules[name][0]), arguments[1:]))
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """0 when the work is done; 2, with one line on stderr, for a fault of the input or a missing library."""
     try:
-        run(name, importlib.import_module(modules[name][0]), arguments[1:])
+        work()
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install -e '.[data]'", file=sys.stderr)
         return 2

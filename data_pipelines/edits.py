@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import permutations
 
+from data_pipelines.sources.groups import with_article
+
 TONE = "tone"  # the one kind of edit that is capped, for it has more pairs than all others together
 _TONES = {
     "1f3fb": "light",
@@ -131,20 +133,14 @@ def _joined(hexcode: str, name: str, subgroup: str) -> Value:
     return None if is_person else (base, name)
 
 
-def _article(noun: str) -> str:
-    if noun.endswith("s") and not noun.endswith("ss"):
-        return noun
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
-
-
 _RULES = {
     TONE: _Rule(_tone, lambda before, after: f"change the skin from {before} to {after}"),
     "gender": _Rule(_gender, lambda before, after: f"replace the {before} by a {after}"),
     "facing": _Rule(_facing, lambda before, after: f"make it face {after}"),
     "hair": _Rule(_hair, lambda before, after: after),
-    "role": _Rule(_role, lambda before, after: f"turn the {before} into {_article(after)}"),
+    "role": _Rule(_role, lambda before, after: f"turn the {before} into {with_article(after)}"),
     "recolour": _Rule(_recolour, lambda before, after: f"change {before} to {after}"),
-    "expression": _Rule(_expression, lambda before, after: f"change the expression to {_article(after)}"),
+    "expression": _Rule(_expression, lambda before, after: f"change the expression to {with_article(after)}"),
     "clock": _Rule(_clock, lambda before, after: f"set the clock to {after}"),
-    "joined": _Rule(_joined, lambda before, after: f"turn the {before} into {_article(after)}"),
+    "joined": _Rule(_joined, lambda before, after: f"turn the {before} into {with_article(after)}"),
 }

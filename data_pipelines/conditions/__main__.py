@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data_pipelines import commands
 from data_pipelines.conditions import extract, planes
 from data_pipelines.images import ImageError, fit_image, read_image
 from data_pipelines.sources.item import SourceError
@@ -74,15 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="side of a tile in pixels (default: %(default)s)")
     extract.add_arguments(parser)
     chosen = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         image, makers = _read(chosen.image), extract.open_makers(chosen)
         sheet = make_sheet(image, chosen.image, chosen.size, extract.open_hed(chosen.cache), makers)
         _write(sheet, chosen.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"wrote {chosen.output}")
-    return 0
+        print(f"wrote {chosen.output}")
+
+    return commands.guarded(work)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
+from data_pipelines import commands
 from data_pipelines.packages import CACHE
 from data_pipelines.retrieval.duplicates import Sameness
 from data_pipelines.retrieval.quality import Limits
@@ -169,19 +170,15 @@ def _import_build():
 def main(arguments: list[str] | None = None) -> int:
     """Build or check the clusters; 0, or 2 with one line on stderr when the input is bad."""
     chosen, flags = make_parser().parse_known_args(arguments)
-    try:
+
+    def work() -> None:
         build = _import_build()
         if chosen.verify is not None:
             build.check(chosen.verify, chosen.cache, chosen.weights, chosen.embed_again)
         else:
             build.run(_settings(chosen), flags, chosen.keep_work)
-    except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed: pip install -e '.[data]'", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+
+    return commands.guarded(work)
 
 
 if __name__ == "__main__":
