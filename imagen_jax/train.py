@@ -16,9 +16,10 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imagen_jax import evaluate, grid, metrics, partition, runs
+from imagen_jax import grid, metrics, partition, runs
 from imagen_jax import model as model_lib
 from imagen_jax.checkpoint import Checkpointer
+from imagen_jax.evaluation import training_report
 from imagen_jax.model import Model
 from imagen_jax.optim import learning_rate, make_optimizer
 from imagen_jax.train_step import Objective, TrainState, init_state, train_step
@@ -126,10 +127,10 @@ def loop(trainer: Trainer, state: TrainState) -> TrainState:
 
 def look(trainer: Trainer, state: TrainState, writer: metrics.MetricWriter) -> None:
     """The held-out losses and the grid of sampled instructions, while training."""
-    step, report = int(state.step), evaluate.reference_report(as_run(trainer, state), trainer.held_out)
+    step, report = int(state.step), training_report.reference_report(as_run(trainer, state), trainer.held_out)
     if report["tasks"]:
         writer.write(step, {f"held_out/{name}": report[name] for name in ("loss_true", "loss_shuffled")})
-    print(evaluate.told(report))
+    print(training_report.told(report))
     print(f"picture: {writer.image(step, 'grid', np.asarray(sample_grid(trainer, state)))}", flush=True)
 
 
@@ -172,10 +173,10 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     run = as_run(trainer, state)
     picture = trainer.workdir / "samples" / f"grid_{int(state.step)}.png"
     grid.save_png(sample_grid(trainer, state), picture)
-    report = {"step": int(state.step)} | evaluate.reference_report(run, trainer.held_out)
+    report = {"step": int(state.step)} | training_report.reference_report(run, trainer.held_out)
     report["samples"] = str(picture)
-    print(evaluate.told(report))
-    evaluate.write_instructions(trainer.held_out, trainer.workdir / "instructions")
+    print(training_report.told(report))
+    training_report.write_instructions(trainer.held_out, trainer.workdir / "instructions")
     print(f"report:  {write_json(trainer.workdir / 'report.json', report)}\npicture: {picture}")
     return report
 
@@ -187,5 +188,5 @@ def as_run(trainer: Trainer, state: TrainState) -> runs.Run:
 
 def sample_grid(trainer: Trainer, state: TrainState):
     """The picture of one held-out instruction a task."""
-    rows = evaluate.sample_rows(as_run(trainer, state), trainer.held_out)
+    rows = training_report.sample_rows(as_run(trainer, state), trainer.held_out)
     return grid.draw(rows, f"{trainer.config.name}, step {int(state.step)}, held-out subjects, not selected")

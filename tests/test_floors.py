@@ -13,7 +13,7 @@ FLOORS = [
     *("nn.layers", "nn.attention", "nn.unet", "nn.t5"),
     *("workdir", "model", "partition", "optim", "checkpoint", "metrics", "pretrained", "t5x"),
     *("train_step", "runs"),
-    *("grid", "cascade", "evaluate", "plan", "sample", "train"),
+    *("grid", "cascade", "evaluation.training_report", "plan", "sample", "train"),
     "main",
 ]
 # library -> the only modules of the project that may import it

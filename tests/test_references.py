@@ -5,8 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from imagen_jax import evaluate, runs
+from imagen_jax import runs
 from imagen_jax import model as model_lib
+from imagen_jax.evaluation import training_report
 from imagen_jax.optim import make_optimizer
 from imagen_jax.train_step import Objective, init_state, train_step
 from tests import tiny
@@ -26,11 +27,11 @@ def test_after_training_shuffled_references_raise_the_loss():
     net, tx, schedule = model_lib.make_model(config), make_optimizer(config.optim), runs.make_schedule(config)
     step = jax.jit(functools.partial(train_step, net, Objective(schedule, 0.0, 0.0, 0), tx, 0.9, 0))
     state = init_state(tiny.init(net), tx)
-    loss = jax.jit(functools.partial(evaluate.noisy_half_losses, net, schedule))
+    loss = jax.jit(functools.partial(training_report.noisy_half_losses, net, schedule))
 
     def ratio() -> float:
         batch, key = coloured(10_000), jax.random.key(0)
-        true, shuffled = (loss(state.ema, b, key).mean() for b in (batch, evaluate.shuffle_references(batch)))
+        true, shuffled = (loss(state.ema, b, key).mean() for b in (batch, training_report.shuffle_references(batch)))
         return float(shuffled / true)
 
     assert abs(ratio() - 1) < 0.02, "untrained, it ignores them"
