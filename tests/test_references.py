@@ -5,8 +5,8 @@ import functools
 import jax
 import numpy as np
 
-from imagen_jax import runs
 from imagen_jax import model as model_lib
+from imagen_jax import runs
 from imagen_jax.evaluation import training_report
 from imagen_jax.optim import make_optimizer
 from imagen_jax.train_step import Objective, init_state, train_step
