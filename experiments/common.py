@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 
 from imagen_jax.partition import DEFAULT_TABLE
 
-# One text encoder a size; 'xxl' is T5 v1.1 XXL, frozen in the paper. The two others are trained with the UNet.
+# One text encoder a size; the paper's is T5 v1.1 XXL, frozen. The others are trained along with the UNet.
 TEXT_ENCODERS = {
     "tiny": dict(emb=64, heads=4, head_dim=16, mlp=128, layers=2, frozen=False),
+    "laptop": dict(emb=128, heads=4, head_dim=32, mlp=256, layers=2, frozen=False),
     "small": dict(emb=256, heads=8, head_dim=32, mlp=512, layers=4, frozen=False),
     "paper": dict(emb=4096, heads=64, head_dim=64, mlp=10240, layers=24, frozen=True),
 }
@@ -19,6 +20,10 @@ BASE = {
     "tiny": dict(
         image_size=32, channels=(48, 128), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
+    ),
+    "laptop": dict(
+        image_size=32, channels=(64, 160), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
+        heads=4, head_dim=32, cond_channels=160, context_positions=True,
     ),
     "small": dict(
         image_size=64, channels=(192, 448), blocks=(4, 4), text_levels=(2,), context_levels=(2,),
@@ -34,6 +39,10 @@ SUPER_RES = {
     "tiny": dict(
         image_size=64, lowres_size=32, channels=(24, 48, 96), blocks=(1, 1, 2), text_levels=(3,), context_levels=(),
         heads=4, head_dim=24, cond_channels=96,
+    ),
+    "laptop": dict(
+        image_size=64, lowres_size=32, channels=(32, 64, 128), blocks=(1, 1, 2), text_levels=(3,), context_levels=(),
+        heads=4, head_dim=32, cond_channels=128,
     ),
     "small": dict(
         image_size=128, lowres_size=64, channels=(64, 128, 256, 384), blocks=(2, 2, 4, 4), text_levels=(4,),
@@ -53,7 +62,13 @@ SCALE = {
         train=dict(batch_size=32, log_every=20),
         sample=dict(steps=64, guidance="constant", guidance_weight=2.0),
     ),
-    "small": dict(  # one accelerator, the full emoji and furniture corpora
+    "laptop": dict(  # two CPU cores for some hours, the full emoji and furniture corpora
+        data=dict(corpus="data/emoji,data/furniture"),
+        optim=dict(learning_rate=1.5e-3, warmup_steps=50, ema_decay=0.998),
+        train=dict(batch_size=32, log_every=20, checkpoint_every=100, sample_every=1000),
+        sample=dict(method="dpm_solver_2m", steps=24, guidance="constant", guidance_weight=2.0),
+    ),
+    "small": dict(  # one accelerator, the same corpora
         data=dict(corpus="data/emoji,data/furniture"),
         optim=dict(learning_rate=3e-4, warmup_steps=500, ema_decay=0.999),
         train=dict(batch_size=256, sample_every=2000),

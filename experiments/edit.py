@@ -1,6 +1,7 @@
 """Fine-tuning on editing: a content image and a change, as in the paper's Table 2.
 
     python -m imagen_jax.main --config=experiments/edit.py              the bundled edit pairs, 32 px
+    python -m imagen_jax.main --config=experiments/edit.py:laptop       those of the full emoji corpus, 32 px
     python -m imagen_jax.main --config=experiments/edit.py:small        those of the full emoji corpus, 64 px
     python -m imagen_jax.main --config=experiments/edit.py:paper        MagicBrush, prepared as data/records/magicbrush
 
@@ -10,7 +11,7 @@ It takes over the weights of runs/stage2. Table 2 compares with the model before
 
 from experiments import common
 
-STEPS = {"tiny": 200, "small": 2_000, "paper": 10_000}  # [P] the last
+STEPS = {"tiny": 200, "laptop": 400, "small": 2_000, "paper": 10_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):
@@ -18,7 +19,8 @@ def get_config(size: str = "tiny"):
     common.follow(config, "stage2", size)
     config.data.mixture.update({"magicbrush" if size == "paper" else "edit": 1.0})
     config.train.steps = STEPS[size]
-    if size == "tiny":
+    if size in ("tiny", "laptop"):
         config.model.context_zero_start = False  # as in stage 2
+    if size == "tiny":
         config.train.update(checkpoint_every=100, sample_every=100)
     return config

@@ -1,13 +1,13 @@
 """Text-to-image pre-training: the 2.51B model that the paper adapts, without context attention (Imagen, 2205.11487).
 
-    python -m imagen_jax.main --config=experiments/pretrain.py[:small|:paper]
+    python -m imagen_jax.main --config=experiments/pretrain.py[:laptop|:small|:paper]
 
 Starts from scratch. Not measured.
 """
 
 from experiments import common
 
-STEPS = {"tiny": 400, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
+STEPS = {"tiny": 400, "laptop": 1_000, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
 
 
 def get_config(size: str = "tiny"):

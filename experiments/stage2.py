@@ -1,6 +1,7 @@
 """Stage 2, instruction tuning on the mixture of tasks (paper, section 3.2 and Table 1).
 
     python -m imagen_jax.main --config=experiments/stage2.py            bundled pictures, 32 px, any laptop
+    python -m imagen_jax.main --config=experiments/stage2.py:laptop     full emoji and furniture, 32 px, a laptop's day
     python -m imagen_jax.main --config=experiments/stage2.py:small      full emoji and furniture, 64 px, one accelerator
     python -m imagen_jax.main --config=experiments/stage2.py:paper      the paper: 128 px, 2.76B, 64 TPU v4
 
@@ -14,7 +15,7 @@ MIXTURES = {
     "tiny": dict(  # the bundled corpus has no depth
         text_to_image=0.10, line=0.14, edge=0.14, mask=0.10, subject=0.14, style=0.10, style_transfer=0.18, edit=0.10,
     ),
-    "small": dict(
+    "small": dict(  # of `:laptop` too
         text_to_image=0.08, line=0.12, edge=0.13, depth=0.10, mask=0.08, subject=0.14, style=0.10, style_transfer=0.16,
         edit=0.09,
     ),
@@ -25,15 +26,17 @@ MIXTURES = {
         styles=0.10, style_transfer=0.10,
     ),
 }  # fmt: skip
-STEPS = {"tiny": 650, "small": 6_000, "paper": 400_000}  # [P] the last
+STEPS = {"tiny": 650, "laptop": 6_000, "small": 6_000, "paper": 400_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):
     config = common.get_config("stage2", size)
     common.follow(config, "stage1", size)
-    config.data.mixture.update(MIXTURES[size])
+    config.data.mixture.update(MIXTURES["small" if size == "laptop" else size])
     config.train.steps = STEPS[size]
-    if size == "tiny":  # it often runs alone, and a model trained from scratch wants an ordinary start (WORKSPACE.md)
+    if size == "laptop":
+        config.model.context_zero_start = False  # as in its stage 1
+    elif size == "tiny":  # it often runs alone, and a model trained from scratch wants an ordinary start (WORKSPACE.md)
         config.model.context_zero_start = False
         config.train.update(checkpoint_every=100, sample_every=300)
     return config

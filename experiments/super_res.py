@@ -1,6 +1,6 @@
 """Super-resolution under the text, the second model of the cascade (paper, appendix Table 5; Imagen, section 2.3).
 
-    python -m imagen_jax.main --config=experiments/super_res.py[:small|:paper]
+    python -m imagen_jax.main --config=experiments/super_res.py[:laptop|:small|:paper]
 
 Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. It takes over the text encoder of the stage-2 run; the UNet
 is new. Not measured.
@@ -8,7 +8,7 @@ is new. Not measured.
 
 from experiments import common
 
-STEPS = {"tiny": 400, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
+STEPS = {"tiny": 400, "laptop": 1_000, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
 
 
 def get_config(size: str = "tiny"):
