@@ -39,8 +39,13 @@ class Shown:
 def make_page(title: str, facts: dict[str, str], shown: Sequence[Shown], layout: Layout, tokenizer: Tokenizer) -> str:
     """The page: a heading, `facts` about the whole, and a card an example."""
     cards = "\n".join(_card(number, each, layout, tokenizer) for number, each in enumerate(shown, start=1))
+    return fill_page(title, facts, cards)
+
+
+def fill_page(title: str, facts: dict[str, str], body: str, style: str = "") -> str:
+    """A self-contained page in the style of all pages here; `body` is HTML, `style` more CSS, the rest is escaped."""
     told = "".join(f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>" for name, value in facts.items())
-    return _PAGE.format(title=_escape(title), facts=told, cards=cards, style=_STYLE)
+    return _PAGE.format(title=_escape(title), facts=told, body=body, style=_STYLE + style)
 
 
 def _card(number: int, shown: Shown, layout: Layout, tokenizer: Tokenizer) -> str:
@@ -141,7 +146,7 @@ _PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 <dl>{facts}</dl>
 <main>
-{cards}
+{body}
 </main>
 </body>
 </html>

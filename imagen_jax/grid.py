@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ class Row(NamedTuple):
     references: list[tuple[str, np.ndarray]]  # (its text, image)
     sample: np.ndarray
     target: np.ndarray
+    others: Sequence[tuple[str, np.ndarray]] = ()  # (column's name, image) between the two, the same in every row
 
 
 def to_uint8(picture: np.ndarray) -> np.ndarray:
@@ -29,7 +31,8 @@ def to_uint8(picture: np.ndarray) -> np.ndarray:
 def draw(rows: list[Row], title: str = "") -> Image.Image:
     """The grid as one picture."""
     slots = max(1, *(len(row.references) for row in rows))
-    columns = ["instruction", *["reference"] * slots, "sample", "real target"]
+    others = [name for name, _ in rows[0].others]
+    columns = ["instruction", *["reference"] * slots, "sample", *others, "real target"]
     width = TEXT_WIDTH + (CELL + GAP) * (len(columns) - 1) + 2 * GAP
     height = (CELL + 3 * GAP) * len(rows) + 60
     canvas = Image.new("RGB", (width, height), "white")
@@ -46,7 +49,8 @@ def _draw_row(canvas: Image.Image, pen: ImageDraw.ImageDraw, row: Row, top: int,
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=10)
     pen.text((GAP, top), row.task, fill="navy", font=font)
     pen.multiline_text((GAP, top + 18), textwrap.fill(row.text, 42), fill="black", font=font)
-    cells = [*enumerate(row.references, start=1), (slots + 1, ("", row.sample)), (slots + 2, ("", row.target))]
+    drawn = [row.sample, *(image for _, image in row.others), row.target]
+    cells = [*enumerate(row.references, start=1), *enumerate((("", image) for image in drawn), start=slots + 1)]
     for column, (label, image) in cells:
         tile = Image.fromarray(image).resize((CELL, CELL), Image.Resampling.BICUBIC)
         canvas.paste(tile, (_left(column), top))

@@ -7,8 +7,18 @@ from pathlib import Path
 
 def write_json(path: Path, value: dict) -> Path:
     """Write `value` as indented JSON; returns the path."""
+    return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` in UTF-8; returns the path."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write `data`; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.write_bytes(data)
     os.replace(partial, path)
     return path
