@@ -90,7 +90,10 @@ class ExampleMaker:
     def make(self, task: str, rng: np.random.Generator) -> Example:
         """One example; the random numbers decide everything about it."""
         row = self.tables[task].draw(rng.random())
-        draft = TASKS[task].draft(self, row, rng)
+        return self.phrase(task, TASKS[task].draft(self, row, rng), rng)
+
+    def phrase(self, task: str, draft: Draft, rng: np.random.Generator) -> Example:
+        """The draft in one of the task's phrasings. Raises TaskError for a text that no phrasing makes short enough."""
         try:
             return word(task, draft, int(rng.random() * templates.count(task)), self._fits)
         except WordingError as error:

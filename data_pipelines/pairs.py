@@ -5,8 +5,8 @@ four Fluent renderings are one design by one house, aligned pixel by pixel; acro
 views of a furniture model are one thing from eight sides: pairs for subject and depth, but no styles of drawing.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +61,45 @@ class Table:
 
     def __init__(self, rows: Sequence, weights: Sequence[float]):
         self.rows = list(rows)
-        self._ends = np.cumsum(np.asarray(weights, np.float64))
+        self.weights = np.asarray(weights, np.float64)
+        self._ends = np.cumsum(self.weights)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def draw(self, uniform: float):
         return self.rows[int(np.searchsorted(self._ends, uniform * self._ends[-1], side="right"))]
+
+    def keep(self, accepted: Callable[[tuple], object]) -> "Table":
+        """The rows that are `accepted`, with their weights."""
+        kept = np.array([bool(accepted(row)) for row in self.rows], bool)
+        return Table([row for row, is_kept in zip(self.rows, kept, strict=True) if is_kept], self.weights[kept])
+
+    def order(self, uniforms: np.ndarray, *groups: Callable[[tuple], Hashable]) -> list[int]:
+        """Every row's number once, for `uniforms` [rows] in [0, 1): a weighted draw without replacement.
+
+        Then spread by each of the groups, so that none of the last comes again before all have come, and inside it none
+        of the one before. The draw is by exponential clocks (Efraimidis and Spirakis 2006).
+        """
+        order = np.argsort(-np.log1p(-uniforms) / self.weights, kind="stable").tolist()
+        for group in groups:
+            order = _spread(order, [group(self.rows[number]) for number in order])
+        return order
+
+
+def _spread(items: list[int], keys: list[Hashable]) -> list[int]:
+    """The first of each key, then the second of each, and so on, otherwise in their order."""
+    seen: Counter = Counter()
+    turns = []
+    for key in keys:
+        turns.append(seen[key])
+        seen[key] += 1
+    return [items[i] for i in np.argsort(turns, kind="stable")]
+
+
+def target_of(row: tuple) -> int:
+    """The picture to draw: the second of a pair, else the only one."""
+    return row[1] if len(row) > 1 and isinstance(row[1], int) else row[0]
 
 
 class Pairs:
@@ -94,8 +126,16 @@ class Pairs:
 
     def lines(self, differ: Callable[[int, int], bool] = lambda source, target: True) -> Table:
         """(line drawing, coloured target) of the same house, where the two `differ`: some subjects have no colour."""
-        rows = self._same_subject(LINE_PAIRS) or self._same_subject(LOOSE_LINE_PAIRS)
-        return self._table(row for row in rows if differ(*row))
+        return self._table(row for row in self._lines() if differ(*row))
+
+    def lines_elsewhere(self) -> Table:
+        """(line drawing, target): as lines(), but another house drew the target, in a style shown by others too."""
+        rows = []
+        for source in dict.fromkeys(source for source, _ in self._lines()):
+            for i in self._drawn(self.designs[self.pictures[source].subject].values()):
+                if self.house(i) != self.house(source) and self._shown_elsewhere(i):
+                    rows.append((source, i))
+        return self._table(rows)
 
     def depths(self) -> Table:
         """(depth map, target) of the same view."""
@@ -103,16 +143,19 @@ class Pairs:
 
     def subjects(self) -> Table:
         """(target, (pictures of the same subject, one tuple a look other than the target's))."""
-        rows = []
-        for design in self.designs.values():
-            looks = defaultdict(list)
-            for i in self._coloured(design.values()):
-                looks[self._look(i)].append(i)
-            for i in self._coloured(design.values()):
-                others = tuple(tuple(ids) for look, ids in looks.items() if look != self._look(i))
-                if others and self._may_be_named(i):
-                    rows.append((i, others))
-        return self._table(rows)
+        named = (
+            i for design in self.designs.values() for i in self._coloured(design.values()) if self._may_be_named(i)
+        )
+        rows = ((i, self.other_looks(i)) for i in named)
+        return self._table(row for row in rows if row[1])
+
+    def other_looks(self, picture: int) -> tuple[tuple[int, ...], ...]:
+        """Coloured pictures of the same subject, one tuple a look other than the picture's own."""
+        looks = defaultdict(list)
+        for i in self._coloured(self.designs[self.pictures[picture].subject].values()):
+            looks[self._look(i)].append(i)
+        looks.pop(self._look(picture), None)
+        return tuple(tuple(ids) for ids in looks.values())
 
     def styled(self) -> Table:
         """(target): coloured drawings in a style that has another subject to show it."""
@@ -140,6 +183,10 @@ class Pairs:
         tones = np.array([kind == TONE for kind in kinds], bool)
         return Table(rows, _share(tones, TONE_EDITS))
 
+    def drawn_styles(self) -> list[str]:
+        """The styles of coloured drawings."""
+        return [style for style in sorted(self.by_style) if self._drawn(self.by_style[style][:1])]
+
     def house(self, picture: int) -> str:
         return STYLES[self.pictures[picture].style].house
 
@@ -164,6 +211,9 @@ class Pairs:
     def _is_model(picture: Picture) -> bool:
         return STYLES[picture.style].view or STYLES[picture.style].depth
 
+    def _lines(self) -> list[tuple[int, int]]:
+        return self._same_subject(LINE_PAIRS) or self._same_subject(LOOSE_LINE_PAIRS)
+
     def _coloured_styles(self, styles: Iterable[str]) -> list[str]:
         return sorted(style for style in styles if not STYLES[style].drawing)
 
@@ -182,11 +232,9 @@ class Pairs:
         return np.array([TONED_WEIGHT if is_toned(self.pictures[i].subject) else 1.0 for i in targets])
 
     def _table(self, rows: Iterable[tuple]) -> Table:
-        """Rows weighted by their target: the second picture of a pair, else the only one."""
+        """Rows weighted by their target."""
         rows = list(rows)
-        return Table(
-            rows, self._weights(row[1] if len(row) > 1 and isinstance(row[1], int) else row[0] for row in rows)
-        )
+        return Table(rows, self._weights(map(target_of, rows)))
 
     def _transfer_table(self, rows: list[tuple[int, int]]) -> Table:
         semantic = np.array([self.house(content) != self.house(target) for content, target in rows], bool)
