@@ -123,6 +123,7 @@ def open_suites(data: ConfigDict, layout: Layout, seed: int, split: str = "test"
             fits=lambda text: len(tokenizer.encode(text)) <= layout.text_length,
             augment=False,
             where=f"split '{split}' of the corpus '{data.corpus}'",
+            instructions=data.get("instructions", True),
         )
 
     known = make_maker(lambda picture: picture.style != HELD_OUT_STYLE)
