@@ -24,7 +24,7 @@ from data_pipelines.transforms import (
     sample_geometry,
     transform,
 )
-from data_pipelines.wording import Draft, Example, WordingError, word
+from data_pipelines.wording import Draft, Example, WordingError, bare, word
 
 STYLE_NAMED = 0.75  # share of free captions that name the style
 BLACK = (0, 0, 0)
@@ -65,7 +65,8 @@ class Scene:
 class ExampleMaker:
     """Makes examples of the named tasks from the pictures of one split.
 
-    `fits` says whether a text is short enough for the model; `where` names the corpus and split in errors. Raises
+    `fits` says whether a text is short enough for the model; `where` names the corpus and split in errors;
+    without `instructions` no example says what to do (wording.bare). Raises
     TaskError for an unknown task, one without pairs, and one for which `max_references` or the text is too small.
     """
 
@@ -78,8 +79,10 @@ class ExampleMaker:
         fits: Callable[[str], bool],
         augment: bool,
         where: str,
+        instructions: bool = True,
     ):
         self.corpus, self.max_references, self._fits, self._augment = corpus, max_references, fits, augment
+        self._instructions = instructions
         self.pairs = Pairs(corpus.pictures)
         self.white = np.empty((*corpus.images.shape[:3], 3), np.uint8)  # most backgrounds are white: done once
         for i, image in enumerate(corpus.images):
@@ -94,6 +97,8 @@ class ExampleMaker:
 
     def phrase(self, task: str, draft: Draft, rng: np.random.Generator) -> Example:
         """The draft in one of the task's phrasings. Raises TaskError for a text that no phrasing makes short enough."""
+        if not self._instructions:
+            return bare(task, draft)
         try:
             return word(task, draft, int(rng.random() * templates.count(task)), self._fits)
         except WordingError as error:

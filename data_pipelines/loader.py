@@ -119,7 +119,10 @@ def make_loader(
     common = dict(
         mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
     )
+    instructions = data.get("instructions", True)
     if data.loader == "records":
+        if not instructions:
+            raise LoaderError("data.instructions=False is for data.loader='memory': prepared sets have their words")
         return _open_records(data, split, seed, **common)
     corpus = _select(load_corpus(data.corpus, layout.image_size), split)
     maker = ExampleMaker(
@@ -129,6 +132,7 @@ def make_loader(
         fits=lambda text: len(common["tokenizer"].encode(text)) <= layout.text_length,
         augment=split == "train",
         where=f"split '{split}' of the corpus '{data.corpus}'",
+        instructions=instructions,
     )
     return MemoryLoader(maker, seed, **common)
 

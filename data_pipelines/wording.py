@@ -54,6 +54,17 @@ def word(task: str, draft: Draft, first: int, fits: Callable[[str], bool]) -> Ex
     raise WordingError(f"no phrasing of {task} is short enough for '{draft.caption or draft.change}'")
 
 
+def bare(task: str, draft: Draft) -> Example:
+    """The draft without an instruction: caption or change, and the markers; no word says what a reference is for.
+
+    The multi-task baseline of the paper's Table 4, and no way to train a model that is to be instructed.
+    """
+    pictures = (image for _, image in draft.references)
+    references = tuple(Reference(f"[ref#{k}]", "image", image) for k, image in enumerate(pictures, start=1))
+    text = " ".join([draft.caption or draft.change, *(reference.marker for reference in references)]).strip()
+    return Example(Instruction(text, references), draft.target, task)
+
+
 def _render(task: str, draft: Draft, references: Sequence[Reference], first: int, fits) -> str | None:
     phrases = [context_text(reference) for reference in references]
     phrasings = templates.count(task)

@@ -134,6 +134,7 @@ def defaults(name: str) -> ConfigDict:
             context_zero_start=True,  # [I] the adapted model starts equal to the one it takes over
             context_positions=False,  # [I] 2-D sine code on context queries and keys
             dtype="float32",  # of the computation; parameters are float32
+            remat="none",  # 'block': less memory, as the backward pass computes every block again
         )
     )
     config.text_encoder = ConfigDict(
@@ -167,6 +168,7 @@ def defaults(name: str) -> ConfigDict:
             records="data/records",  # for loader='records': a folder of prepared data sets, NAME/SPLIT/
             mixture=ConfigDict(),  # {task: ratio}, for loader='records' {NAME: ratio}; sums to 1
             allow_missing=False,  # True: data sets that are not prepared are left out and the ratios renormalised
+            instructions=True,  # False: no word says what to do, the multi-task baseline of Table 4 (loader='memory')
             max_references=2,  # K, the reference slots of an example
             text_length=48,  # tokens
             reference_text_length=16,  # tokens
@@ -191,19 +193,39 @@ def defaults(name: str) -> ConfigDict:
             batch_size=512,  # [P] the global batch
             accumulate=1,  # micro-batches a step; more of them need less memory
             log_every=50,
-            checkpoint_every=1000,  # a multiple of log_every, so that a resumed log continues exactly
-            keep_checkpoints=2,
+            checkpoint_every=1000,
+            keep_checkpoints=2,  # the newest ones
+            keep_every=0,  # beside them, for good, those of every so many steps, a multiple of checkpoint_every; 0 none
             sample_every=5000,  # a grid of held-out instructions; 0 only at the end
             crop_size=0,  # super-resolution trains on crops of this side [P Imagen]; 0 whole pictures
         )
     )
     config.sample = sampler(steps=256, guidance="oscillating", guidance_weight=25.0)  # [P]
     config.sample.count = 1  # pictures an instruction
+    config.sample.run = ""  # the model: '' that of --workdir; or another run or release; 'released': the package's
     config.sample.super_res = sampler(steps=30, guidance="none", guidance_weight=1.0)  # [I] the paper states none
     config.sample.super_res.workdir = "auto"  # a run; 'auto': the one named below beside this one, if there; '' none
     config.sample.super_res.name = ""
     config.sample.super_res.aug_level = 0.1  # [P Imagen] 0.1 to 0.3: noise on the low-resolution input
-    config.plan = ConfigDict(dict(super_res=ConfigDict()))  # the cascade's second UNet, for --mode=plan
+    config.eval = ConfigDict(  # --mode=eval; it samples as `sample` says
+        dict(
+            suites="",  # comma-separated, e.g. 'line,styled_subject'; '' all
+            count=64,  # cases a suite, fewer where the corpus has no more
+            batch_size=32,  # pictures drawn at once
+            seed=0,  # of the cases, their noise and the intervals
+            cache="data/cache",  # folder of fetched packages; the judges that are trained here are kept in judges/
+            clip="",  # a local CLIP folder, for CLIP-I and CLIP-T beside the rest; '' none
+        )
+    )
+    config.plan = ConfigDict(  # --mode=plan
+        dict(
+            target="",  # a TPU slice (v4, v5e, v5p, v6e), as v5e:8x8, or h200:1 to h200:8; '' counts parameters only
+            compile=False,  # True: beside the estimate, compile for the target; needs pip install -e '.[plan]'
+            utilization=0.4,  # the part of the chips' peak that the cost reckons with; see docs/plan.md
+            pictures=0,  # that the sampler makes at once; 0: one a device
+            super_res=ConfigDict(),  # the cascade's second UNet, to be counted beside a base model's
+        )
+    )
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1: all remaining devices
     config.sharding = DEFAULT_TABLE  # ordered (path regex, spec); the first match wins
     return config

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imagen_jax import checkpoint, partition, pretrained, schedules, t5x
+from imagen_jax import checkpoint, partition, pretrained, release, schedules, t5x
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 
@@ -30,7 +30,11 @@ class RunError(ValueError):
 
 
 def open_run(workdir: str | Path, mesh: Mesh) -> Run:
-    """The newest checkpoint of a workdir. Raises RunError or CheckpointError when there is none to read."""
+    """The newest checkpoint of a workdir, or a release ('released': the one in this package).
+
+    Raises:
+      RunError, CheckpointError, ReleaseError: there is none to read.
+    """
     if not has_run(workdir):
         raise RunError(f"{workdir}: no trained model there; train it first, or name its folder with --workdir")
     params, extra = _restore_ema(workdir, mesh, None)
@@ -39,13 +43,13 @@ def open_run(workdir: str | Path, mesh: Mesh) -> Run:
 
 
 def has_run(workdir: str | Path) -> bool:
-    """Whether a workdir holds a complete checkpoint."""
-    return checkpoint.has_checkpoint(checkpoint_dir(workdir))
+    """Whether a workdir holds a complete checkpoint, or is a release."""
+    return release.is_release(release.locate(workdir)) or checkpoint.has_checkpoint(checkpoint_dir(workdir))
 
 
 def checkpoint_dir(workdir: str | Path) -> Path:
     """The checkpoints' folder of a workdir."""
-    return Path(workdir) / "checkpoints"
+    return Path(workdir) / checkpoint.FOLDER
 
 
 def make_schedule(config: ConfigDict) -> schedules.Schedule:
@@ -121,4 +125,6 @@ def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:
 
 def _restore_ema(workdir: str | Path, mesh: Mesh, table: partition.Table | None) -> tuple[dict, dict]:
     place = functools.partial(partition.shardings, mesh=mesh, table=table or partition.DEFAULT_TABLE)
+    if release.is_release(release.locate(workdir)):
+        return release.read_release(release.locate(workdir), place)
     return checkpoint.restore_params(checkpoint_dir(workdir), "ema", place)

@@ -1,4 +1,4 @@
-"""--mode=sample: an instruction file in, pictures out."""
+"""--mode=sample: an instruction file in, pictures out; without one, the held-out instructions of the corpus."""
 
 from pathlib import Path
 
@@ -10,23 +10,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.instruction import Instruction, layout_of, load_instruction, pack
+from data_pipelines.loader import make_loader
 from data_pipelines.text import load_tokenizer
 from imagen_jax import cascade, grid, partition, runs, samplers
+from imagen_jax.evaluation import training_report
 from imagen_jax.runs import Run, RunError
 
 
 def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int) -> list[Path]:
     """Draw config.sample.count pictures for one instruction with the run in `workdir`.
 
-    The model is the run's own, as trained; how it is sampled is `config.sample`. Writes
-    workdir/samples/NAME_seedS_I.png, and with super-resolution the base picture beside it; returns the paths.
+    The model is that of `config.sample.run` or else of `workdir`, as trained; how it is sampled is `config.sample`.
+    Writes workdir/samples/NAME_seedS_I.png, and with super-resolution the base picture beside it; returns the paths.
 
     Raises:
       InstructionError, RunError, CheckpointError, CascadeError: one line, with the mend.
     """
     instruction = load_instruction(instruction_file)  # first: the cheapest thing that can be wrong
     mesh = partition.make_mesh(config.mesh)
-    base = runs.open_run(workdir, mesh)
+    base = runs.open_run(config.sample.run or workdir, mesh)
     text, context = _pack(base, instruction, config.sample.count)
     super_res = open_super_res(config, workdir, mesh)
     keys = samplers.sample_keys(jax.random.key(seed), jnp.arange(config.sample.count))
@@ -38,6 +40,25 @@ def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int)
             paths.append(grid.save_png(picture, workdir / "samples" / name))
     print("\n".join(f"picture: {path}" for path in paths))
     return paths
+
+
+def sample_held_out(config: ConfigDict, workdir: Path, seed: int) -> Path:
+    """Draw one held-out instruction a task of `config.data` as a grid; returns its path.
+
+    The instructions are written beside it as files, to be changed and drawn again one by one.
+
+    Raises:
+      RunError, CheckpointError, LoaderError: one line, with the mend.
+    """
+    run = runs.open_run(config.sample.run or workdir, partition.make_mesh(config.mesh))
+    loader = make_loader(config.data, layout_of(run.config), "test", seed)
+    drawn_as = ConfigDict(run.config.to_dict() | {"sample": config.sample.to_dict()})
+    rows = training_report.sample_rows(run._replace(config=drawn_as), loader)
+    title = f"{run.config.name}, one held-out instruction a task, not selected"
+    path = grid.save_png(grid.draw(rows, title), workdir / "samples" / f"held_out_seed{seed}.png")
+    instructions = training_report.write_instructions(loader, workdir / "instructions")
+    print(f"picture: {path}\ndraw one: --mode=sample --instruction={instructions[0]}")
+    return path
 
 
 def open_super_res(config: ConfigDict, workdir: Path, mesh: Mesh) -> Run | None:

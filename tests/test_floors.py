@@ -11,9 +11,12 @@ FLOORS = [
     "types",
     *("schedules", "diffusion", "guidance", "samplers"),
     *("nn.layers", "nn.attention", "nn.unet", "nn.t5"),
-    *("workdir", "model", "partition", "optim", "checkpoint", "metrics", "pretrained", "t5x"),
+    *("workdir", "model", "partition", "optim", "checkpoint", "metrics", "pretrained", "t5x", "release"),
     *("train_step", "runs"),
-    *("grid", "cascade", "evaluation.training_report", "plan", "sample", "train"),
+    *("grid", "cascade", "evaluation.training_report", "plan", "sample", "train", "export"),
+    *("benchmarks.tables", "benchmarks.ratings", "benchmarks.metrics", "benchmarks.generation", "benchmarks.scoring"),
+    *("benchmarks.dreambench", "benchmarks.customconcept101", "benchmarks.magicbrush", "benchmarks.kitten"),
+    *("benchmarks.imagenhub", "benchmarks.__main__"),
     "main",
 ]
 # library -> the only modules of the project that may import it

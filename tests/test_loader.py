@@ -127,3 +127,24 @@ def test_bad_settings_are_one_clear_line(changes, words):
 def test_seed_outside_its_range_is_refused():
     with pytest.raises(LoaderError, match="seed -1"):
         make_loader(config(), LAYOUT, "train", seed=-1)
+
+
+def test_without_instructions_the_same_pictures_come_with_captions_and_bare_markers():
+    mixture = {"subject": 0.5, "style_transfer": 0.5}
+    told, untold = (
+        make_loader(config(mixture=mixture, instructions=on), LAYOUT, "train", seed=0) for on in (True, False)
+    )
+    for i in range(20):
+        full, bare = told.example(i), untold.example(i)
+        np.testing.assert_array_equal(full.target, bare.target)
+        assert {reference.text for reference in bare.instruction.references} == {"image"}
+        if bare.task == "style_transfer":
+            assert bare.instruction.text == "[ref#1] [ref#2]"
+        else:
+            assert len(bare.instruction.text) < len(full.instruction.text)
+        assert untold.batch(i, 1).context.mask.sum() == len(bare.instruction.references)
+
+
+def test_prepared_data_sets_keep_their_words():
+    with pytest.raises(LoaderError, match=r"data\.instructions=False"):
+        make_loader(config(loader="records", instructions=False), LAYOUT, "train", seed=0)

@@ -1,0 +1,32 @@
+"""The paper's comparisons (Tables 3 and 4): stage 2 with one thing left out, each arm under the same budget.
+
+    python -m imagen_jax.main --config=experiments/ablation.py:ARM[,laptop|small|paper]
+
+Arms: full (stage 2 as it is); no_stage1 (starts from runs/pretrain); no_instructions (captions alone: no word says
+what to do or what a reference is); only_TASK (a single-task model, e.g. only_line). Bare is tiny. The runs are
+runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their evaluations side by side.
+"""
+
+from experiments import common, stage2
+
+STEPS = {"tiny": 300, "laptop": 1_000, "small": 3_000, "paper": 400_000}
+ARMS = ("full", "no_stage1", "no_instructions")
+
+
+def get_config(arguments: str = "full"):
+    arm, _, size = arguments.partition(",")
+    size = size or "tiny"
+    config = stage2.get_config(size)
+    config.name = common.run_name(f"ablation_{arm}", size)
+    config.train.update(steps=STEPS[size], sample_every=0)
+    task = arm.removeprefix("only_")
+    if arm == "no_stage1":
+        common.follow(config, "pretrain", size)
+    elif arm == "no_instructions":
+        config.data.instructions = False
+    elif arm != task and task in config.data.mixture:
+        config.data.mixture = {task: 1.0}
+    elif arm != "full":
+        tasks = ", ".join(f"only_{name}" for name in config.data.mixture)
+        raise ValueError(f"experiments/ablation.py:{arm}: unknown arm; use one of {', '.join(ARMS)}, {tasks}")
+    return config
