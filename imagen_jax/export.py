@@ -1,6 +1,6 @@
 """Make a release of a trained run: its EMA weights and config, small enough to ship.
 
-    python -m imagen_jax.export --workdir=runs/stage2_laptop --output=imagen_jax/released
+    python -m imagen_jax.export --workdir=runs/NAME --output=imagen_jax/released
 
 The model card beside them is written by people.
 """
