@@ -27,8 +27,9 @@ from data_pipelines.corpus import SPLITS, Corpus, Picture, load_corpus
 from data_pipelines.examples import ExampleMaker, TaskError
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import SEEDS
-from data_pipelines.pairs import HELD_OUT_STYLE, target_of
+from data_pipelines.pairs import HELD_OUT_STYLE, STYLES, target_of
 from data_pipelines.text import load_tokenizer
+from data_pipelines.transforms import WHITE, composite
 from data_pipelines.wanted import Suite, Wanted
 from data_pipelines.wording import Example
 
@@ -39,6 +40,7 @@ CASES = 1 << 32  # of a suite, the same ones again in other words after its last
 TRIALS = 16  # drafts of the longest row that must fit: a caption names its style at random
 CORPORA = {"depth": "furniture", "depth_style": "emoji and furniture"}  # what a suite needs; 'emoji' where unnamed
 LAYOUT = dict(size=32, max_references=3, text_length=64, reference_text_length=24)  # of the command line
+FAINT, LEAST_SEEN = 32, 0.02  # levels from white that an eye hardly sees; share of pixels that must differ by more
 MEASURED = 64  # cases that the command's table looks at
 TILE, TEXT = 102, 330  # pixels of the command's picture: a picture with its border, and the column of words
 
@@ -146,9 +148,15 @@ def _random(seed: int, suite: str, number: int) -> np.random.Generator:
 
 
 def _unseen(corpus: Corpus, split: str) -> Corpus:
-    """The pictures of a split, but for roots that another split has: a held-out style is 'test' whatever its root."""
+    """The pictures of a split, but for roots that another split has: a held-out style is 'test' whatever its root.
+
+    And but for white things, of which nothing is seen on white.
+    """
     elsewhere = {picture.root for picture in corpus.pictures if picture.split != split}
-    return _part(corpus, lambda picture: picture.split == split and picture.root not in elsewhere)
+    part = _part(corpus, lambda picture: picture.split == split and picture.root not in elsewhere)
+    seen = (composite(part.images, WHITE[1]) < 255 - FAINT).any(-1).mean((1, 2)) >= LEAST_SEEN
+    kept = [i for i, picture in enumerate(part.pictures) if seen[i] or STYLES[picture.style].depth]
+    return Corpus(part.images[kept], tuple(part.pictures[i] for i in kept), part.sources)
 
 
 def _part(corpus: Corpus, keep: Callable[[Picture], bool]) -> Corpus:

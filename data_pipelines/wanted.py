@@ -19,7 +19,7 @@ from data_pipelines.wording import Draft
 if TYPE_CHECKING:
     from data_pipelines.examples import ExampleMaker
 
-FROM_CONTENT = ("style_transfer", "edit")  # some houses draw one picture for two subjects: that is nothing to change
+ALIKE = 65.0  # mean squared difference, 30 dB: below, a reference is the answer; a vase looks the same from each side
 ALIGNED_OVERLAP = 0.9  # alpha IoU from which two pictures of one house count as aligned to the pixel
 
 
@@ -93,12 +93,16 @@ def _known(
     task: str,
     aligned: Callable[[ExampleMaker, tuple], bool],
     *,
+    table: Callable[[ExampleMaker], Table] | None = None,
     control: bool = False,
     shows_style: bool = False,
     copy: int = 0,
     held_out_style: bool = False,
 ) -> Suite:
-    """The suite of a task that is trained on. `control`: its first reference is a control map, named as the task."""
+    """The suite of a task that is trained on, with the task's own table where no other is given.
+
+    `control`: the first reference is a control map, named as the task.
+    """
 
     def plan(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> tuple[Draft, Wanted]:
         draft = TASKS[task].draft(maker, row, rng)
@@ -111,11 +115,31 @@ def _known(
             copy=copy,
         )
 
-    def table(maker: ExampleMaker) -> Table:
-        rows = TASKS[task].table(maker)
-        return rows.keep(lambda row: maker.differ(*row[:2])) if task in FROM_CONTENT else rows
+    return Suite(task, table or TASKS[task].table, plan, held_out_style)
 
-    return Suite(task, table, plan, held_out_style)
+
+def _differ(maker: ExampleMaker, picture: int, other: int) -> bool:
+    difference = maker.white[picture].astype(np.float32) - maker.white[other]
+    return bool(np.square(difference).mean() > ALIKE)
+
+
+def _subjects(maker: ExampleMaker) -> Table:
+    """The task's rows without the looks that are no other look."""
+    table, rows, weights = maker.pairs.subjects(), [], []
+    for (target, looks), weight in zip(table.rows, table.weights, strict=True):
+        others = [tuple(i for i in look if _differ(maker, i, target)) for look in looks]
+        if any(others):
+            rows.append((target, tuple(filter(None, others))))
+            weights.append(weight)
+    return Table(rows, weights)
+
+
+def _transfers(maker: ExampleMaker) -> Table:
+    return maker.pairs.transfers().keep(lambda row: _differ(maker, *row))
+
+
+def _edits(maker: ExampleMaker) -> Table:
+    return maker.pairs.edits().keep(lambda row: _differ(maker, *row[:2]))
 
 
 IN_DOMAIN = {
@@ -124,10 +148,10 @@ IN_DOMAIN = {
     "edge": _known("edge", _always, control=True),
     "mask": _known("mask", _always, control=True),
     "depth": _known("depth", _always, control=True),
-    "subject": _known("subject", _is_view),
+    "subject": _known("subject", _is_view, table=_subjects),
     "style": _known("style", _never, shows_style=True),
-    "style_transfer": _known("style_transfer", _outlines_agree, shows_style=True, copy=1),
-    "edit": _known("edit", _outlines_agree),
+    "style_transfer": _known("style_transfer", _outlines_agree, table=_transfers, shows_style=True, copy=1),
+    "edit": _known("edit", _outlines_agree, table=_edits),
 }
 # The trained task, in a style that no training picture has and no text names.
 HELD_OUT_STYLE = _known("style", _never, shows_style=True, held_out_style=True)

@@ -266,6 +266,36 @@ def test_one_slot_and_short_texts_name_what_they_cannot_hold(fixture):
         open_at(seed=-1)
 
 
+def test_a_look_that_equals_the_answer_is_no_reference(made, monkeypatch):
+    corpus, _ = made
+    images = corpus.images.copy()
+    front, back = (
+        next(i for i, p in enumerate(corpus.pictures) if p.root == "furniture-table" and p.style == style)
+        for style in ("view_0", "view_4")
+    )
+    images[back] = images[front]
+    images[back, ..., 2] += 1  # a table that looks the same from behind
+    monkeypatch.setattr(suites, "load_corpus", lambda path, size: dataclasses.replace(corpus, images=images))
+    opened, views = open_at("made", LAYOUT), 0
+    for i in range(4 * CASES):
+        case = opened.case("subject", i)
+        target = case.example.target.astype(float)
+        views += case.wanted.aligned
+        assert all(np.square(r.image - target).mean() > 50 for r in case.example.instruction.references)
+    assert views > 8
+
+
+def test_what_cannot_be_seen_on_white_is_left_out(made, monkeypatch):
+    corpus, opened = made
+    images = corpus.images.copy()
+    faint = [i for i, p in enumerate(corpus.pictures) if p.name == "strawberry" and p.style in ("noto", "fxemoji")]
+    images[faint, ..., :3] = 240
+    monkeypatch.setattr(suites, "load_corpus", lambda path, size: dataclasses.replace(corpus, images=images))
+    fewer = open_at("made", LAYOUT)
+    assert fewer.count("text_to_image") == opened.count("text_to_image") - 1
+    assert fewer.count("held_out_style") == opened.count("held_out_style") - 1
+
+
 def test_two_subjects_lie_side_by_side_on_white():
     red, blue = (np.full((8, 8, 4), colour, np.uint8) for colour in ((255, 0, 0, 255), (0, 0, 255, 255)))
     blue[:4, :, 3] = 0
