@@ -20,6 +20,7 @@ from data_pipelines.networks.transformer import (
     WeightsError,
     attend,
     check,
+    embed_patches,
     layer_norm,
     linear,
     normalize,
@@ -98,7 +99,7 @@ def read_json(folder: Path, name: str) -> dict:
     try:
         return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}/{name}: unreadable ({error}): download the CLIP folder again") from error
+        raise WeightsError(f"{folder}/{name}: unreadable ({error}): download the folder again") from error
 
 
 def load(folder: Path, config: ClipConfig) -> dict[str, np.ndarray]:
@@ -167,16 +168,7 @@ def embed_texts(params: Params, config: ClipConfig, tokens: jnp.ndarray) -> jnp.
 def embed_images(params: Params, config: ClipConfig, images: jnp.ndarray) -> jnp.ndarray:
     """Embeddings [N, projection_dim] of length 1 of normalised images [N, image_size, image_size, 3]."""
     model, tower = part(params, "vision_model"), config.image
-    patches = model["embeddings.patch_embedding.weight"]  # [D, 3, P, P]
-    x = jax.lax.conv_general_dilated(
-        images,
-        patches,
-        patches.shape[2:],
-        "VALID",
-        dimension_numbers=("NHWC", "OIHW", "NHWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    x = x.reshape(len(x), -1, x.shape[-1])
+    x = embed_patches(model["embeddings.patch_embedding.weight"], images)
     first = jnp.broadcast_to(model["embeddings.class_embedding"], (len(x), 1, x.shape[-1]))
     x = jnp.concatenate([first, x], 1) + model["embeddings.position_embedding.weight"]
     x = layer_norm(model, "pre_layrnorm", x, tower.layer_norm_eps)

@@ -1,12 +1,15 @@
-"""Reads a state dict of torch's older file format without torch and without trusting the file.
+"""Reads a state dict of either of torch's file formats without torch and without trusting the file.
 
-Layout, as torch/serialization.py (`_legacy_save`) writes it: five pickles (magic number, protocol version, system info,
-the object, the storage keys), then for each key an int64 count and the raw numbers. A pickle may name any function, so
-only the handful that a state dict needs is let through. The embedders of retrieval (paper section 3) come in this form.
+Layouts, as torch/serialization.py writes them. The older (`_legacy_save`): five pickles (magic number, protocol
+version, system info, the object, the storage keys), then for each key an int64 count and the raw numbers. The newer
+(`_save`): a zip archive whose one folder holds data.pkl and, for each storage key, data/KEY with the raw numbers. A
+pickle may name any function, so only the handful that a state dict needs is let through. The embedders of retrieval
+(paper section 3) and DINO's published weights come in these forms.
 """
 
 import io
 import pickle
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -23,7 +26,7 @@ _STORAGES = {
 
 
 class TorchFileError(ValueError):
-    """A file that is not a plain state dict in torch's older format."""
+    """A file that is not a plain state dict in one of torch's formats."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,31 @@ def read_state(data: bytes) -> dict[str, np.ndarray]:
     """Name -> array of every tensor. Raises TorchFileError, one line, for anything but a plain state dict."""
     file = io.BytesIO(data)
     try:
-        if _Unpickler(file).load() != _MAGIC:
-            raise TorchFileError("not a torch file of the older format: save it with safetensors instead")
-        _, _, state, keys = (_Unpickler(file).load() for _ in range(4))
-        dtypes = dict(tensor.storage for tensor in state.values())
-        storages = {key: _read_storage(file, dtypes[key]) for key in keys}
+        state, storages = (_read_archive if zipfile.is_zipfile(file) else _read_older)(file)
         return {name: _view(tensor, storages[tensor.storage[0]]) for name, tensor in state.items()}
     except TorchFileError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         raise TorchFileError(f"not a readable torch state dict ({type(error).__name__}: {error})") from error
+
+
+def _read_older(file: io.BytesIO) -> tuple[dict, dict[str, np.ndarray]]:
+    file.seek(0)
+    if _Unpickler(file).load() != _MAGIC:
+        raise TorchFileError("not a torch file of the older format: save it with safetensors instead")
+    _, _, state, keys = (_Unpickler(file).load() for _ in range(4))
+    dtypes = dict(tensor.storage for tensor in state.values())
+    return state, {key: _read_storage(file, dtypes[key]) for key in keys}
+
+
+def _read_archive(file: io.BytesIO) -> tuple[dict, dict[str, np.ndarray]]:
+    with zipfile.ZipFile(file) as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        if f"{folder}/byteorder" in archive.namelist() and archive.read(f"{folder}/byteorder") != b"little":
+            raise TorchFileError("a torch file of a big-endian machine: save it with safetensors instead")
+        state = _Unpickler(io.BytesIO(archive.read(f"{folder}/data.pkl"))).load()
+        dtypes = dict(tensor.storage for tensor in state.values())
+        return state, {key: np.frombuffer(archive.read(f"{folder}/data/{key}"), dtype) for key, dtype in dtypes.items()}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -63,8 +81,8 @@ class _Unpickler(pickle.Unpickler):
         raise TorchFileError(f"the torch file asks for {module}.{name}, which a state dict has no use for: not loaded")
 
     def persistent_load(self, pid) -> tuple[str, np.dtype]:
-        kind, dtype, key, _, _, view = pid
-        if kind != "storage" or view is not None:
+        kind, dtype, key, _, _, *view = pid  # the newer format has no views
+        if kind != "storage" or any(view):
             raise TorchFileError(f"the torch file refers to a '{kind}' or a view of one, not to a plain storage")
         return key, dtype
 

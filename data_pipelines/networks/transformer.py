@@ -1,4 +1,4 @@
-"""The parts that MiniLM and CLIP share: linear layers, layer norm and self-attention (Vaswani et al. 2017).
+"""The parts that MiniLM, CLIP and DINO share: layers, self-attention (Vaswani et al. 2017), patches of pictures.
 
 Pure functions over the tensors of a Hugging Face checkpoint, for the embeddings of stage 1 (paper section 3).
 """
@@ -42,6 +42,19 @@ def layer_norm(params: Params, name: str, x: jnp.ndarray, epsilon: float) -> jnp
     centred = x - x.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(variance + epsilon) * params[f"{name}.weight"] + params[f"{name}.bias"]
+
+
+def embed_patches(kernel: jnp.ndarray, images: jnp.ndarray) -> jnp.ndarray:
+    """Images [N, S, S, 3] as squares of side P, each a vector: [N, (S / P)^2, D]; the kernel is [D, 3, P, P]."""
+    x = jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        kernel.shape[2:],
+        "VALID",
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def attend(q: jnp.ndarray, k: jnp.ndarray, v: jnp.ndarray, heads: int, mask: jnp.ndarray | None) -> jnp.ndarray:

@@ -73,7 +73,7 @@ def _open_efficientnet(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
     params = jax.device_put(efficientnet.load(fetch(EFFICIENTNET, embedder.cache)))
     run = functools.partial(jax.jit(lambda params, images: normalize(efficientnet.apply(params, images))), params)
     return functools.partial(
-        _embed_images, lambda image: fit_image(image, efficientnet.SIZE), run, efficientnet.FEATURES
+        embed_images, lambda image: fit_image(image, efficientnet.SIZE), run, efficientnet.FEATURES
     )
 
 
@@ -91,7 +91,7 @@ def _open_clip(embedder: Embedder) -> Callable[[Sequence], np.ndarray]:
     if embedder.kind == "image":
         run = functools.partial(jax.jit(clip.embed_images, static_argnums=1), params, config)
         prepare = clip_inputs.load_preprocessor(folder, config)
-        return functools.partial(_embed_images, prepare, run, config.projection_dim)
+        return functools.partial(embed_images, prepare, run, config.projection_dim)
     tokenizer = clip_inputs.load_tokenizer(folder, config)
     embed_texts = jax.jit(clip.embed_texts, static_argnums=1)
     longest, pad = config.text.max_position_embeddings, clip_inputs.end_token(tokenizer)
@@ -110,7 +110,8 @@ _OPENERS = {
 }
 
 
-def _embed_images(prepare: Callable, run: Callable, dimension: int, images: Sequence[np.ndarray]) -> np.ndarray:
+def embed_images(prepare: Callable, run: Callable, dimension: int, images: Sequence[np.ndarray]) -> np.ndarray:
+    """[N, dimension] float32 of N pictures, each prepared for the network `run`, which takes BATCH of them at once."""
     out = np.empty((len(images), dimension), np.float32)
     for start in range(0, len(images), BATCH):
         batch = np.stack([prepare(image) for image in images[start : start + BATCH]])
