@@ -348,7 +348,7 @@ def test_kitten_s_prompts_and_form(entities, tmp_path):
         (["customconcept101", "generate", "--workdir=x"], "dataset_multiconcept.json: No such file or directory: give"),
         (["magicbrush", "score"], "no edit_sessions.json: give the unpacked test split"),
         (["kitten", "generate", "--workdir=x"], "prompts.csv: unreadable"),
-        (["kitten", "generate", "--workdir=x", "--batch=0"], "--batch=0 --seed=0: the least are 1 and 0"),
+        (["kitten", "generate", "--workdir=x", "--batch=0"], "--batch=0: must be at least 1"),
         (["kitten", "generate", "--workdir=x", "--name=a/b"], "is the name of a folder"),
     ],
 )

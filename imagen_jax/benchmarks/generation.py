@@ -129,8 +129,9 @@ def add_generate(
 
 
 def _act(arguments: argparse.Namespace, read: Callable, write_others: Callable) -> None:
-    if arguments.batch < 1 or arguments.seed < 0:
-        raise BenchmarkError(f"--batch={arguments.batch} --seed={arguments.seed}: the least are 1 and 0")
+    for name, least in (("batch", 1), ("limit", 1), ("seed", 0)):
+        if (value := getattr(arguments, name)) is not None and value < least:
+            raise BenchmarkError(f"--{name}={value}: must be at least {least}")
     arguments.name = arguments.name or arguments.workdir.resolve().name
     if Path(arguments.name).name != arguments.name:
         raise BenchmarkError(f"--name={arguments.name}: is the name of a folder: no path, please")
@@ -219,7 +220,7 @@ def generate(artist: Artist, requests: Sequence[Request], output: Path, batch: i
     """
     waiting = [request for request in requests if not (output / request.file).exists()]
     drawn = 0
-    with tqdm(total=len(waiting), unit="picture", disable=None, file=sys.stderr) as progress:
+    with tqdm(total=len(waiting), unit="picture", desc="draw") as progress:
         for number in sorted({request.round for request in waiting}):
             these = [request for request in waiting if request.round == number]
             for group, packed in _batches(_packed(artist, these, progress), batch):

@@ -59,7 +59,7 @@ class Experiment:
 
 
 class HubError(ValueError):
-    """A row that no task of the model can do, or that lacks a picture."""
+    """A row that no task of the model can do, or that lacks a picture or its text."""
 
 
 def add_actions(actions) -> None:
@@ -134,13 +134,19 @@ def _picture(row: dict, column: str) -> Pixels:
     return found
 
 
+def _text(row: dict, column: str) -> str:
+    if not (row[column] or "").strip():
+        raise HubError(f"no text in {column}")
+    return row[column]
+
+
 def _ask_text(row: dict, _: Examples) -> dict:
-    return {"task": "text_to_image", "caption": row["prompt"]}
+    return {"task": "text_to_image", "caption": _text(row, "prompt")}
 
 
 def _ask_edit(row: dict, _: Examples) -> dict:
     source = _picture(row, "source_img")
-    change = change_of(row["instruction"] or "")
+    change = change_of(_text(row, "instruction"))
     return {"task": "edit", "change": change, "references": [("content image", source)], "inputs": [source]}
 
 
@@ -155,23 +161,23 @@ def _ask_control(row: dict, _: Examples) -> dict:
         raise HubError(f"the model has no task for the control '{row['control_type']}'")
     task, words = CONTROLS[row["control_type"]]
     guide = _picture(row, "guide")
-    return {"task": task, "caption": row["text"], "references": [(words, guide)], "inputs": [guide]}
+    return {"task": task, "caption": _text(row, "text"), "references": [(words, guide)], "inputs": [guide]}
 
 
 def _ask_subject(row: dict, examples: Examples) -> dict:
-    subject = row["subject"].replace("_", " ")
+    subject = _text(row, "subject").replace("_", " ")
     words = "".join(letter for letter in subject if not letter.isdigit()).strip()  # "dog 2" is a dog
-    caption = " ".join(row["prompt"].replace("<token>", "").split())
+    caption = " ".join(_text(row, "prompt").replace("<token>", "").split())
     pictures = _examples_of(subject, examples)
     references = [(with_article(words), picture) for picture in pictures]
     return {"task": "subject", "caption": caption, "references": references, "inputs": pictures[:1]}
 
 
 def _ask_pair(row: dict, examples: Examples) -> dict:
-    names = [row[column].replace("_", " ") for column in ("concept1", "concept2")]
+    names = [_text(row, column).replace("_", " ") for column in ("concept1", "concept2")]
     pictures = [_examples_of(name, examples)[0] for name in names]
     references = [(with_article(name), picture) for name, picture in zip(names, pictures, strict=True)]
-    return {"task": "multi_subject", "caption": row["prompt"], "references": references, "inputs": pictures}
+    return {"task": "multi_subject", "caption": _text(row, "prompt"), "references": references, "inputs": pictures}
 
 
 def _examples_of(subject: str, examples: Examples) -> list[Pixels]:

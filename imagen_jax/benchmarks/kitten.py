@@ -86,7 +86,9 @@ def read_prompts(path: Path) -> list[Prompt]:
     prompts = []
     for number, row in enumerate(rows, start=1):
         if not (row.get("entity") or "").strip() or not (row.get("prompt") or "").strip():
-            raise SourceError(f"{path}: row {number}: needs the columns entity and prompt, it has {', '.join(row)}")
+            raise SourceError(
+                f"{path}: row {number}: needs the columns entity and prompt, it has {', '.join(map(str, row))}"
+            )
         domain = (row.get("domain") or "").strip() or "entities"
         prompts.append(Prompt(number, row["entity"].strip(), row["prompt"].strip(), domain))
     return prompts

@@ -67,7 +67,7 @@ def judged(arguments: argparse.Namespace) -> Iterator[Judged | Skip]:
         if isinstance(turn, Skip):
             yield turn
             continue
-        described = descriptions.get(turn.session, {}).get(turn.target.name, "")
+        described = (descriptions.get(turn.session) or {}).get(turn.target.name, "")
         rest = {"prompt": described, "real": {"": [turn.target]}, "target": turn.target}
         final = ("multi_turn",) if turn.last else ()
         if turn.number == 1:
@@ -86,7 +86,7 @@ def read_turns(data: Path) -> Iterator[Turn | Skip]:
         for number, fields in enumerate(turns, start=1):
             try:
                 source, target = (root / "images" / session / fields[key] for key in ("input", "output"))
-                turn = Turn(session, number, number == len(turns), fields["instruction"], source, target)
+                turn = Turn(session, number, number == len(turns), str(fields["instruction"]), source, target)
             except (KeyError, TypeError) as error:
                 raise SourceError(f"{path}: session {session}, turn {number}: no {error}: load it again") from error
             absent = [picture for picture in (source, target) if not picture.is_file()]

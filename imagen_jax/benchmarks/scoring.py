@@ -130,7 +130,7 @@ def _score_one(each: Judged, path: Path, looks: Mapping[str, Mapping], texts: Ma
 
 def _embed(encoder: Encoder, paths: Sequence[Path], name: str) -> dict[Path, np.ndarray]:
     vectors = {}
-    with tqdm(total=len(paths), desc=name, unit="picture", disable=None) as progress:
+    with tqdm(total=len(paths), desc=name, unit="picture", delay=1) as progress:
         for start in range(0, len(paths), _AT_ONCE):
             group = paths[start : start + _AT_ONCE]
             vectors |= dict(zip(group, encoder([read_pixels(path) for path in group]), strict=True))
