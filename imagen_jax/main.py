@@ -1,13 +1,15 @@
-"""Train, sample or plan one experiment.
+"""Train, sample, evaluate or plan one experiment.
 
     python -m imagen_jax.main --config=experiments/stage2.py
     python -m imagen_jax.main --config=experiments/stage2.py --mode=sample --instruction=FILE.json
+    python -m imagen_jax.main --config=experiments/stage2.py --mode=eval
     python -m imagen_jax.main --config=experiments/stage2.py:paper --mode=plan
 
 Any key of the config can be set: --config.train.steps=2000. The keys and their meaning stand in experiments/common.py.
 The same train command, run again, continues where it stopped.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from logging import getLogger
@@ -21,8 +23,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default r
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "sample", "plan"],
-    "train: up to config.train.steps; sample: pictures for --instruction; plan: count parameters, allocate nothing.",
+    ["train", "sample", "eval", "plan"],
+    "train: up to config.train.steps; sample: pictures for --instruction; eval: measure a trained run by config.eval; "
+    "plan: count parameters, allocate nothing.",
 )
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of --mode=sample; training has config.seed.", lower_bound=0)
@@ -36,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         config = _check_flags(argv)
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
-        {"train": _train, "sample": _sample, "plan": _plan}[_MODE.value](config, workdir)
+        {"train": _train, "sample": _sample, "eval": _eval, "plan": _plan}[_MODE.value](config, workdir)
     except (ValueError, OSError) as error:
         logging.debug("raised here (shown by --verbosity=1):", exc_info=True)
         _fail(str(error))
@@ -66,6 +69,12 @@ def _sample(config: ConfigDict, workdir: Path) -> None:
     from imagen_jax.sample import sample
 
     sample(config, workdir, Path(_INSTRUCTION.value), _SEED.value)
+
+
+def _eval(config: ConfigDict, workdir: Path) -> None:
+    from imagen_jax.evaluation.evaluate import evaluate
+
+    evaluate(config, workdir, command=shlex.join(["python", "-m", "imagen_jax.main", *sys.argv[1:]]))
 
 
 def _plan(config: ConfigDict, workdir: Path) -> None:

@@ -17,6 +17,8 @@ FLOORS = [
     *("benchmarks.tables", "benchmarks.ratings", "benchmarks.metrics", "benchmarks.generation", "benchmarks.scoring"),
     *("benchmarks.dreambench", "benchmarks.customconcept101", "benchmarks.magicbrush", "benchmarks.kitten"),
     *("benchmarks.imagenhub", "benchmarks.__main__"),
+    *("evaluation.arms", "evaluation.overall", "evaluation.targets", "evaluation.report", "evaluation.curves"),
+    *("evaluation.page", "evaluation.evaluate", "evaluation.compare"),
     "main",
 ]
 # library -> the only modules of the project that may import it

@@ -200,3 +200,17 @@ def test_the_plan_allocates_nothing_and_writes_the_counts(run, tmp_path):
     published = {"base": 2.51e9, "total": 2.76e9, "super_res": 581e6}
     assert all(abs(counts[name] / size - 1) < 0.015 for name, size in published.items())
     assert counts["context"] == counts["total"] - counts["base"] and counts["text_encoder"] == 4_762_310_656
+
+
+BAD_EVALUATIONS = {
+    "--config.eval.count=64": "no trained model there; train it first",
+    "--config.eval.suites=line,colour": "config.eval.suites: 'colour' is no suite; the suites are text_to_image, line",
+    "--config.eval.count=1": "config.eval.count=1: at least 2",
+}
+
+
+@pytest.mark.parametrize("flag", BAD_EVALUATIONS)
+def test_an_evaluation_that_cannot_be_ends_in_one_line_and_writes_nothing(flag, run, tmp_path):
+    told = run("--config=experiments/stage2.py", "--mode=eval", f"--workdir={tmp_path / 'none'}", flag, expect=2)
+    assert BAD_EVALUATIONS[flag] in told and len(told.splitlines()) == 1 and told.startswith("error: ")
+    assert not (tmp_path / "none").exists()

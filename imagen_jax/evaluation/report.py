@@ -1,0 +1,237 @@
+"""What an evaluation found, as data and in tables: a score with its interval beside its ceiling and its baselines.
+
+The ceiling is the real target under the same measure; the baselines are copying a reference, the text alone and the
+references of another case. The paper gives means of people's ratings (section 4.3); here each mean has an interval.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.suites import ZERO_SHOT, Case
+from imagen_jax.evaluation import targets
+from imagen_jax.evaluation.arms import COPY, MODEL, REAL, SHUFFLED, TEXT_ONLY, Pictures
+from imagen_jax.evaluation.measures import MEASURES, bootstrap
+from imagen_jax.evaluation.overall import OVERALL, TEXT
+
+COLUMNS = {REAL: "real", MODEL: "model [95 %]", SHUFFLED: "shuffled", TEXT_ONLY: "text only", COPY: "copy"}
+
+
+class Drawn(NamedTuple):
+    """A suite with its pictures, drawn and taken, and what they score."""
+
+    suite: str
+    cases: list[Case]
+    pictures: dict[str, Pictures]  # arm -> [N, S, S, 3]
+    scores: dict[str, dict[str, np.ndarray]]  # arm -> measure -> [N], nan where it does not apply
+    sets: dict[str, float]  # distance of the model's pictures from the real targets -> its value
+
+
+class Table(NamedTuple):
+    """A table for people; the first `names` columns are words, the others numbers."""
+
+    title: str
+    note: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+
+
+def build(facts: dict, drawn: Sequence[Drawn]) -> dict:
+    """The report: `facts` about the run, then for each suite and measure the mean of every arm, then the targets."""
+    suites = {each.suite: _suite(each, facts["seed"]) for each in drawn}
+    return facts | {"suites": suites, "targets": targets.check(suites, facts["losses"])}
+
+
+def _suite(drawn: Drawn, seed: int) -> dict:
+    found = {}
+    for name in drawn.scores[MODEL]:
+        arms = {arm: _mean(scores[name], seed) for arm, scores in drawn.scores.items() if name in scores}
+        if arms[MODEL]:
+            found[name] = {arm: mean for arm, mean in arms.items() if mean}
+    return {
+        "zero_shot": drawn.suite in ZERO_SHOT,
+        "cases": len(drawn.cases),
+        "measures": found,
+        "sets": drawn.sets,
+    }
+
+
+def _mean(scores: np.ndarray, seed: int) -> dict:
+    """{} where the measure applies to no picture."""
+    known = scores[np.isfinite(scores)]
+    if not len(known):
+        return {}
+    mean, low, high = bootstrap(known, seed)
+    return {"mean": float(mean), "low": float(low), "high": float(high), "count": len(known)}
+
+
+def score_lines(drawn: Drawn) -> Iterator[dict]:
+    """A line for each picture: suite, case, arm, instruction, and the scores that apply."""
+    for arm, scores in drawn.scores.items():
+        for i, case in enumerate(drawn.cases):
+            known = {name: round(float(values[i]), 6) for name, values in scores.items() if np.isfinite(values[i])}
+            text = case.example.instruction.text
+            yield {"suite": drawn.suite, "case": case.index, "arm": arm, "text": text, "scores": known}
+
+
+def tables(report: Mapping) -> list[Table]:
+    """All that the report holds, in the order of reading."""
+    made = [
+        targets_table(report),
+        suites_table(report),
+        _alone_table(report),
+        _losses_table(report["losses"]),
+        _sets_table(report),
+        _judges_table(report["judges"]),
+        _missing_table(report),
+        _legend(report),
+    ]
+    return [table for table in made if table.rows]
+
+
+def facts(report: Mapping) -> dict[str, str]:
+    """What was evaluated, and how."""
+    sample = report["sample"]
+    return {
+        "run": f"{report['run']}, step {report['step']}",
+        "corpus": f"{report['corpus']}, test subjects, {report['image_size']} px",
+        "cases": f"{report['count']} a suite, seed {report['seed']}",
+        "sampler": f"{sample['method']}, {sample['steps']} steps, guidance {_guidance(sample)}",
+        "command": report["command"],
+    }
+
+
+def _guidance(sample: Mapping) -> str:
+    return sample["guidance"] if sample["guidance"] == "none" else f"{sample['guidance']} {sample['guidance_weight']:g}"
+
+
+def targets_table(report: Mapping) -> Table:
+    """The targets and whether they are met."""
+    rows = [(t["name"], t["text"], _shown(t["value"]), _shown(t["threshold"]), t["status"]) for t in report["targets"]]
+    return Table("Targets", "", ("target", "measured as", "value", "needed", "result"), rows, names=2)
+
+
+def suites_table(report: Mapping) -> Table:
+    """A row a suite and measure."""
+    rows = [
+        (*_heading(suite, found, first=i == 0), told(measure), *(_cell(arms.get(arm), arm == MODEL) for arm in COLUMNS))
+        for suite, found in report["suites"].items()
+        for i, (measure, arms) in enumerate(found["measures"].items())
+    ]
+    note = "Means over the cases; in brackets the 95 % bootstrap interval. ↑ higher is better, ↓ lower."
+    return Table("Suites", note, ("suite", "cases", "measure", *COLUMNS.values()), rows, names=3)
+
+
+def _heading(suite: str, found: Mapping, first: bool) -> tuple[str, str]:
+    """The suite and its cases, beside its first measure only."""
+    return (f"{suite}{', zero-shot' * found['zero_shot']}", str(found["cases"])) if first else ("", "")
+
+
+def told(measure: str) -> str:
+    """A measure's name, its unit and its better direction."""
+    if measure == OVERALL:
+        return f"{measure} ↑"
+    known = MEASURES[measure]
+    return f"{measure}{f' ({known.unit})' if known.unit else ''} {'↑' if known.higher_is_better else '↓'}"
+
+
+def arm_name(arm: str) -> str:
+    """An arm for people: 'text only', 'only [ref#1]'."""
+    return f"only [ref#{arm.removeprefix('only_')}]" if arm.startswith("only_") else arm.replace("_", " ")
+
+
+def _alone_table(report: Mapping) -> Table:
+    """Joined conditions against each of them alone."""
+    slots = sorted({arm for _, arms in _measured(report) for arm in arms if arm.startswith("only_")})
+    rows = [
+        (suite, told(measure), *(_cell(arms.get(arm)) for arm in (MODEL, *slots)))
+        for (suite, measure), arms in _measured(report)
+        if any(arm in arms for arm in slots)
+    ]
+    head = ("suite", "measure", "all references", *map(arm_name, slots))
+    return Table("Joined conditions", "The same cases with one reference kept.", head, rows, names=2)
+
+
+def _measured(report: Mapping) -> Iterator[tuple[tuple[str, str], dict]]:
+    for suite, found in report["suites"].items():
+        for measure, arms in found["measures"].items():
+            yield (suite, measure), arms
+
+
+def _losses_table(losses: Mapping) -> Table:
+    rows = [
+        (task, f"{row['loss_true']:.4f}", f"{row['loss_shuffled']:.4f}", f"{targets.raised(row):+.1%}")
+        for task, row in losses["tasks"].items()
+    ]
+    note = "Held-out loss over log-SNR < 0, with the true references and with those of another example."
+    return Table("Shuffled references raise the loss", note, ("task", "true", "shuffled", "raised by"), rows)
+
+
+def _sets_table(report: Mapping) -> Table:
+    names = sorted({name for found in report["suites"].values() for name in found["sets"]})
+    rows = [
+        (suite, *(_shown(found["sets"][name]) for name in names))
+        for suite, found in report["suites"].items()
+        if found["sets"]
+    ]
+    note = "Distances of the model's pictures from the real targets as sets; so few pictures overstate a Frechet one."
+    return Table("Sets", note, ("suite", *names), rows)
+
+
+def _judges_table(judges: Mapping) -> Table:
+    rows = [(name, _shown(value)) for name, value in judges["accuracies"].items()]
+    return Table("The judges themselves", " ".join(f"{line}." for line in judges["told"]), ("judge", "score"), rows)
+
+
+def _missing_table(report: Mapping) -> Table:
+    rows = [*report["missing"].items(), *report["left_out"].items()]
+    return Table("Not evaluated", "Suites and measures that are not to be had here.", ("name", "why"), rows, names=2)
+
+
+def _legend(report: Mapping) -> Table:
+    used = {measure for found in report["suites"].values() for measure in found["measures"]}
+    rows = [(told(name), MEASURES[name].text) for name in MEASURES if name in used]
+    return Table("Measures", "", ("measure", "what it says"), [(told(OVERALL), TEXT), *rows], names=2)
+
+
+def _cell(mean: Mapping | None, interval: bool = False) -> str:
+    if not mean:
+        return ""
+    return _shown(mean["mean"]) + (f" [{_shown(mean['low'])}, {_shown(mean['high'])}]" if interval else "")
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def markdown(report: Mapping) -> str:
+    """The whole report."""
+    lines = [f"# {title(report)}", "", *(f"* {name}: {_code(name, value)}" for name, value in facts(report).items())]
+    return "\n".join([*lines, *(line for table in tables(report) for line in markdown_table(table))]) + "\n"
+
+
+def title(report: Mapping) -> str:
+    """A heading."""
+    return f"Does {report['run']} follow its instructions?"
+
+
+def _code(name: str, value: str) -> str:
+    return f"`{value}`" if name == "command" else value
+
+
+def markdown_table(table: Table) -> list[str]:
+    """A heading, the note and the table, as lines."""
+    rule = ["---" if i < table.names else "---:" for i in range(len(table.head))]
+    rows = [table.head, rule, *([cell.replace("|", "\\|") for cell in row] for row in table.rows)]
+    note = ["", table.note] if table.note else []
+    return ["", f"## {table.title}", *note, "", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def summary(report: Mapping) -> str:
+    """A few lines for the terminal: the targets."""
+    rows = targets_table(report).rows
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"{name:<{width}}  {value or '-':>8} of {needed or '-':>6}  {status}"
+                     for name, _, value, needed, status in rows)  # fmt: skip
