@@ -358,7 +358,7 @@ def write_evaluation(workdir, scores: dict[str, list[float]], **facts):
     rows = [{"suite": s, "case": i, "arm": arm, "scores": {OVERALL: x if arm == "model" else 0.0}}
             for s, each in scores.items() for i, x in enumerate(each) for arm in ("real", "model")]  # fmt: skip
     (folder / "scores.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    told = {"corpus": "fixture", "image_size": 16, "seed": 0, "step": 1, "command": "c"} | facts
+    told = {"corpus": "fixture", "image_size": 16, "seed": 0, "run": "r", "step": 1, "command": "c"} | facts
     suites = {suite: {"measures": {OVERALL: {}}} for suite in scores}
     (folder / "report.json").write_text(json.dumps(told | {"suites": suites}))
     return workdir
@@ -378,6 +378,11 @@ def test_runs_are_compared_on_the_same_cases(tmp_path, capsys):
     assert cells["mask"][1:] == ["0.500 [0.500, 0.500]", "0.250 [0.250, 0.250]", "-0.250 [-0.250, -0.250]"]
     assert cells["in-domain mean"][3] == "+0.000 [+0.000, +0.000]", "each suite weighs alike"
     assert "Not in every run: edge, line_style." in told and "zero-shot mean" not in told
+
+
+def test_a_release_is_told_without_a_step():
+    assert report.trained({"run": "stage2", "step": 7}) == "stage2, step 7"
+    assert report.trained({"run": "stage2", "step": None}) == "stage2"
 
 
 def test_runs_of_other_cases_are_not_compared(tmp_path, capsys):

@@ -18,7 +18,7 @@ import numpy as np
 from data_pipelines import commands
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT
 from imagen_jax.evaluation.arms import MODEL
-from imagen_jax.evaluation.report import OVERALL, Table, markdown_table, told
+from imagen_jax.evaluation.report import OVERALL, Table, markdown_table, told, trained
 from imagen_jax.workdir import write_text
 
 SAME = ("corpus", "image_size", "seed")  # what makes case i of a suite the same case
@@ -64,7 +64,7 @@ def compare(runs: Sequence[Evaluated]) -> str:
     if not shared:
         raise CompareError("the runs share no suite: evaluate all with the same --config.eval.suites")
     lines = [f"# {' against '.join(run.name for run in runs)}", ""]
-    lines += [f"* {run.name}: step {run.report['step']}, `{run.report['command']}`" for run in runs]
+    lines += [f"* {run.name}: {trained(run.report)}, `{run.report['command']}`" for run in runs]
     if left := sorted({suite for run in runs for suite in run.scores} - set(shared)):
         lines += ["", f"Not in every run: {', '.join(left)}."]
     tables = _overall_table(runs, shared), _measures_table(runs, shared)

@@ -95,12 +95,17 @@ def facts(report: Mapping) -> dict[str, str]:
     """What was evaluated, and how."""
     sample = report["sample"]
     return {
-        "run": f"{report['run']}, step {report['step']}",
+        "run": trained(report),
         "corpus": f"{report['corpus']}, test subjects, {report['image_size']} px",
         "cases": f"{report['count']} a suite, seed {report['seed']}",
         "sampler": f"{sample['method']}, {sample['steps']} steps, guidance {_guidance(sample)}",
         "command": report["command"],
     }
+
+
+def trained(report: Mapping) -> str:
+    """The run and how long it was trained; a release does not know that."""
+    return f"{report['run']}, step {report['step']}" if report["step"] else report["run"]
 
 
 def _guidance(sample: Mapping) -> str:
