@@ -3,9 +3,13 @@
 The paper trains in two stages, the second from the first one's weights, and samples with the moving average (section 4
 and appendix): so a run restores everything onto whatever mesh it has, and a later stage or a sampler takes one subtree
 (`ema` or `params`) without knowing its shapes beforehand. This is the only module that knows orbax.
+
+    python -m imagen_jax.checkpoint describe DIR
 """
 
+import argparse
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +18,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as managers
 
+from data_pipelines.commands import guarded
+from imagen_jax import checkpoint_describe
+
+FOLDER = "checkpoints"  # of a workdir
 MEND = "delete that folder to go on from the checkpoint before it, or choose another --workdir"
 
 
@@ -34,11 +43,15 @@ class Checkpointer:
 
     Args:
       directory: local or gs://, made when it is missing; unfinished saves in it are removed.
-      keep: the newest checkpoints to keep.
+      keep: how many of the newest checkpoints to keep.
+      keep_every: beside these, for good, those of a step that it divides; 0 none.
     """
 
-    def __init__(self, directory: str | epath.Path, *, keep: int):
-        self._manager = _manager(directory, max_to_keep=keep, cleanup_tmp_directories=True)
+    def __init__(self, directory: str | epath.Path, *, keep: int, keep_every: int = 0):
+        kept = [managers.LatestN(keep)] + [managers.EveryNSteps(keep_every)] * bool(keep_every)
+        self._manager = _manager(
+            directory, preservation_policy=managers.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+        )
 
     def save(self, step: int, state: Any, extra: dict) -> bool:
         """Start to write `state` (any tree of jax arrays) and `extra` (JSON), and return before it is on disk.
@@ -98,9 +111,7 @@ def restore_params(
     Raises:
       CheckpointError: no checkpoint, no such field, or an unreadable one.
     """
-    if not epath.Path(directory).exists():
-        raise CheckpointError(f"{directory}: no such folder; train first, or give the folder with the checkpoints")
-    with _manager(directory, read_only=True) as manager:
+    with _reader(directory) as manager:
         step = _existing_step(manager, step)
         saved = _saved_tree(manager, step)
         if name not in saved:
@@ -112,6 +123,42 @@ def restore_params(
         abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed)
         state, extra = _read(manager, step, {name: abstract})
     return state[name], extra
+
+
+def describe(directory: str | epath.Path, step: int | None = None) -> dict:
+    """What a workdir, or its folder of checkpoints, holds; reads metadata and never an array.
+
+    Returns:
+      {"directory", "checkpoints": [{"step", "bytes" on disk, "saved" in seconds since 1970}], "step": the one that the
+      rest is about, the newest by default, and what `checkpoint_describe.described` returns}.
+
+    Raises:
+      CheckpointError: no checkpoint, or an unreadable one.
+    """
+    path = epath.Path(directory)
+    with _reader(path / FOLDER if (path / FOLDER).is_dir() else path) as manager:
+        step = _existing_step(manager, step)
+        tree = _saved_tree(manager, step)
+        kept = [_on_disk(manager.directory / str(other)) for other in sorted(manager.all_steps())]
+        with _reading(manager, step):
+            extra = manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
+        folder = str(manager.directory)
+    described = checkpoint_describe.described(tree, extra)
+    return {"directory": folder, "checkpoints": kept, "step": step} | described
+
+
+def _on_disk(folder: epath.Path) -> dict:
+    files = [path.stat() for path in _files(folder)]
+    saved = max((file.mtime for file in files), default=0)
+    return {"step": int(folder.name), "bytes": sum(file.length for file in files), "saved": saved}
+
+
+def _files(path: epath.Path) -> Iterator[epath.Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for child in path.iterdir():  # epath has no recursive glob
+        yield from _files(child)
 
 
 def _first_device(tree: Any) -> Any:
@@ -129,6 +176,14 @@ def _manager(directory: str | epath.Path, *, read_only: bool = False, **options)
         options=ocp.CheckpointManagerOptions(**options),
         item_handlers={"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
     )
+
+
+@contextlib.contextmanager
+def _reader(directory: str | epath.Path) -> Iterator[ocp.CheckpointManager]:
+    if not epath.Path(directory).exists():
+        raise CheckpointError(f"{directory}: no such folder; train first, or give the folder with the checkpoints")
+    with _manager(directory, read_only=True) as manager:
+        yield manager
 
 
 def _existing_step(manager: ocp.CheckpointManager, step: int | None) -> int:
@@ -195,3 +250,25 @@ def _shapes(tree: Any) -> dict[str, str]:
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {named(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 0, or 2 with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m imagen_jax.checkpoint", description="Look into checkpoints.")
+    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "describe", help=describe.__doc__.split(";")[0]
+    )
+    command.add_argument("directory", metavar="DIR", help="a workdir, or its folder of checkpoints; local or gs://")
+    command.add_argument("--step", type=int, help="the checkpoint to look into; the newest by default")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        found = describe(options.directory, options.step)
+        print(json.dumps(found, indent=2) if options.json else checkpoint_describe.told(found))
+
+    return guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,8 @@
     python -m imagen_jax.main --config=experiments/stage2.py:paper --mode=plan
 
 Any key of the config can be set: --config.train.steps=2000. The keys and their meaning stand in experiments/common.py.
-The same train command, run again, continues where it stopped.
+The same train command, run again, continues where it stopped. Exit codes: 0 done, 1 a plan that does not fit, 2 bad
+input, 75 told to stop (SIGTERM or Ctrl-C) and saved: run it again.
 """
 
 import shlex
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from imagen_jax import preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. experiments/stage2.py[:SIZE].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the experiment.")
@@ -43,6 +46,9 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         logging.debug("raised here (shown by --verbosity=1):", exc_info=True)
         _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _check_flags(argv: Sequence[str]) -> ConfigDict:
@@ -62,7 +68,11 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     from imagen_jax.train import train
 
     loader, held_out = (make_loader(config.data, layout_of(config), split, config.seed) for split in ("train", "test"))
-    train(config, workdir, loader, held_out)
+    try:
+        train(config, workdir, loader, held_out)
+    except preemption.Stopped as stopped:
+        print(f"{stopped}; to go on:\n{shlex.join(sys.orig_argv)}", flush=True)
+        sys.exit(preemption.EXIT_CODE)
 
 
 def _sample(config: ConfigDict, workdir: Path) -> None:

@@ -47,10 +47,14 @@ def _masked(loss: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Accumulator:
-    """Means over the steps since the last `flush`, summed on the device."""
+    """Means over the steps since the last `flush`, summed on the device.
 
-    def __init__(self):
-        self._sums: Sums = {}
+    Args:
+      sums: what `sums` gave, for the window of a resumed run to continue exactly.
+    """
+
+    def __init__(self, sums: Mapping[str, Sequence[float]] | None = None):
+        self._sums: Sums = {name: tuple(pair) for name, pair in (sums or {}).items()}
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Each value is a scalar (counted once) or a pair (sum, count)."""
@@ -58,10 +62,14 @@ class Accumulator:
         known = {name: pair for name, pair in self._sums.items() if name in sums}
         self._sums |= sums | _add(known, {name: sums[name] for name in known})
 
+    def sums(self) -> dict[str, list[float]]:
+        """Wait for the device; name -> [sum, count], plain numbers that lose nothing in JSON."""
+        return {name: [float(total), int(count)] for name, (total, count) in jax.device_get(self._sums).items()}
+
     def flush(self) -> dict[str, float]:
-        """Wait for the device, divide, and start anew; a name without any example is left out."""
-        sums, self._sums = jax.device_get(self._sums), {}
-        return {name: float(total) / float(count) for name, (total, count) in sums.items() if count}
+        """The means by name, and start anew; a name without any example is left out."""
+        sums, self._sums = self.sums(), {}
+        return {name: total / count for name, (total, count) in sums.items() if count}
 
 
 @jax.jit

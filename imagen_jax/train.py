@@ -1,7 +1,7 @@
 """The training loop: a config and two loaders in; checkpoints, metrics, samples and a report out.
 
 Every run of the paper, base or super-resolution, first or last stage, is this one loop under another config. Run again
-with the same workdir, it continues at the newest checkpoint as if it had never stopped.
+with the same workdir, it continues at the newest checkpoint as if it had never stopped; told to stop, it saves first.
 """
 
 import functools
@@ -22,6 +22,7 @@ from imagen_jax.checkpoint import Checkpointer
 from imagen_jax.evaluation import training_report
 from imagen_jax.model import Model
 from imagen_jax.optim import learning_rate, make_optimizer
+from imagen_jax.preemption import Stopped, StopSignals
 from imagen_jax.train_step import Objective, TrainState, init_state, train_step
 from imagen_jax.workdir import write_json
 
@@ -51,15 +52,19 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
 
     Raises:
       TrainError, RunError, CheckpointError, PartitionError: one line, with the mend.
+      Stopped: told to stop by SIGTERM or SIGINT; the checkpoint is on disk, and the same call goes on from it.
     """
     check(config, workdir)
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     frozen = runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim)
-    checkpointer = Checkpointer(runs.checkpoint_dir(workdir), keep=config.train.keep_checkpoints)
+    kept = dict(keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
+    checkpointer = Checkpointer(runs.checkpoint_dir(workdir), **kept)
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
     try:
-        state = loop(trainer, start(trainer))
+        state, window = start(trainer)
+        with StopSignals() as signals:
+            state = loop(trainer, state, window, signals)
     finally:
         checkpointer.close()
     return finish(trainer, state)
@@ -69,19 +74,24 @@ def check(config: ConfigDict, workdir: Path) -> None:
     """Raises TrainError or RunError for settings that would fail, or mislead, only later: nothing is written yet."""
     if not runs.has_run(workdir):
         runs.init_source(config, workdir)
-    saved, logged = config.train.checkpoint_every, config.train.log_every
-    if saved % logged:
+    for key in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        if config.train[key] < 1:
+            raise TrainError(f"config.train.{key}={config.train[key]} must be at least 1")
+    if config.train.keep_every % config.train.checkpoint_every:
         raise TrainError(
-            f"config.train.checkpoint_every={saved} must be a multiple of config.train.log_every={logged}, so that "
-            "the metrics of a resumed run continue exactly"
+            f"config.train.keep_every={config.train.keep_every} must be a multiple of "
+            f"config.train.checkpoint_every={config.train.checkpoint_every}, or 0"
         )
     size, parts = config.train.batch_size, config.train.accumulate
     if parts < 1 or size % parts:
         raise TrainError(f"config.train.batch_size={size} does not divide by config.train.accumulate={parts}")
 
 
-def start(trainer: Trainer) -> TrainState:
-    """The state to go on from: the newest checkpoint, else fresh parameters with those of init_from in their places."""
+def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
+    """What to go on from, the state and the metrics of the steps since the last line.
+
+    It is the newest checkpoint, else fresh parameters with those of init_from in their places.
+    """
     config, mesh = trainer.config, trainer.mesh
     fresh = functools.partial(runs.init_params, config, trainer.model, mesh)
     init = functools.partial(init_state, tx=trainer.tx)
@@ -92,24 +102,27 @@ def start(trainer: Trainer) -> TrainState:
         params, told = runs.take_over(config, fresh(), source, mesh)
         logging.info("%s", told)
         write_json(trainer.workdir / "config.json", config_json(config))
-        return jax.jit(init, out_shardings=placed)(params)
+        return jax.jit(init, out_shardings=placed)(params), metrics.Accumulator()
     state, extra = trainer.checkpointer.restore(
         jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed)
     )
     logging.info("%s: resuming after step %d, at example %d", trainer.workdir, state.step, extra["next_example"])
-    return state
+    return state, metrics.Accumulator(extra.get("window"))  # absent where checkpoints were at log lines only
 
 
-def loop(trainer: Trainer, state: TrainState) -> TrainState:
-    """Steps, with metrics, checkpoints and sample grids on the way."""
+def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signals: StopSignals) -> TrainState:
+    """Steps, with metrics, checkpoints and sample grids on the way. Raises Stopped."""
     config, step_function = trainer.config.train, compile_step(trainer)
     first = int(state.step)
-    writer, window = metrics.MetricWriter(trainer.workdir, first), metrics.Accumulator()
+    writer = metrics.MetricWriter(trainer.workdir, first)
     progress = metrics.Progress(config.steps, config.batch_size)
     batches = trainer.loader.batches(first * config.batch_size, config.batch_size)
+    before, stop = None, False
     for step in range(first + 1, config.steps + 1):
         state, values = step_function(state, trainer.frozen, partition.shard_batch(next(batches), trainer.mesh))
         window.add(values)
+        jax.block_until_ready(before)  # two steps under way, so that a stop need not wait for more
+        before = values
         if step == first + 1:
             jax.block_until_ready(state)
             progress.restart(step)  # compilation is over
@@ -119,9 +132,15 @@ def loop(trainer: Trainer, state: TrainState) -> TrainState:
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
             look(trainer, state, writer)
             progress.restart(step)
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            save(trainer, state, step)  # after the metrics of its step, so that a kill loses none
+        stop = signals.reached(step)
+        if step % config.checkpoint_every == 0 or step == config.steps or stop:
+            save(trainer, state, step, window)  # after the metrics of its step, so that a kill loses none
+        if stop:
+            break
     writer.close()
+    if stop:
+        trainer.checkpointer.wait()
+        raise Stopped(f"{trainer.workdir}: saved and stopped after step {step} of {config.steps}")
     return state
 
 
@@ -157,10 +176,10 @@ def compile_step(trainer: Trainer):
     return jax.jit(step, donate_argnums=0)
 
 
-def save(trainer: Trainer, state: TrainState, step: int) -> None:
-    """Start writing a checkpoint: the state, the data position and the resolved config."""
-    extra = {"next_example": step * trainer.config.train.batch_size, "config": config_json(trainer.config)}
-    trainer.checkpointer.save(step, state, extra)
+def save(trainer: Trainer, state: TrainState, step: int, window: metrics.Accumulator) -> None:
+    """Start writing a checkpoint: the state, the data position, the resolved config and the unwritten metrics."""
+    position = {"next_example": step * trainer.config.train.batch_size, "window": window.sums()}
+    trainer.checkpointer.save(step, state, position | {"config": config_json(trainer.config)})
 
 
 def config_json(config: ConfigDict) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from imagen_jax import runs
+from imagen_jax.preemption import EXIT_CODE
 from tests.conftest import FAST_COMPILE
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +22,7 @@ SMALL = [
     *("--config.model.image_size=16", "--config.model.channels=(8,16)", "--config.model.blocks=(1,1)"),
     *("--config.model.heads=2", "--config.model.head_dim=8", "--config.model.cond_channels=16"),
     *("--config.text_encoder.emb=16", "--config.text_encoder.layers=1", "--config.sample.steps=2"),
-    *("--config.train.batch_size=8", "--config.train.log_every=2", "--config.train.checkpoint_every=4"),
+    *("--config.train.batch_size=8", "--config.train.log_every=3", "--config.train.checkpoint_every=4"),
     "--config.train.sample_every=0",
 ]
 
@@ -66,19 +68,33 @@ def test_a_run_leaves_its_report_picture_and_instructions(stage2):
     report = json.loads((stage2 / "report.json").read_text())
     assert report["loss_true"] > 0 and report["loss_shuffled"] > 0
     assert Image.open(report["samples"]).size[0] > 500
-    assert [row["step"] for row in metrics(stage2)] == [*range(2, 41, 2)]
+    assert [row["step"] for row in metrics(stage2)] == [*range(3, 40, 3), 40]
     assert {path.stem for path in (stage2 / "instructions").glob("*.json")} == set(report["tasks"]) | {"text_to_image"}
 
 
-def test_killed_and_rerun_the_metrics_are_those_of_an_uninterrupted_run(stage2, environment, run, tmp_path):
+def test_killed_then_stopped_and_rerun_the_metrics_are_those_of_an_uninterrupted_run(
+    stage2, environment, run, tmp_path
+):
     arguments = ["--config=experiments/stage2.py", f"--workdir={tmp_path}", "--config.train.steps=40", *SMALL]
-    with subprocess.Popen(command(*arguments), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for _ in process.stdout:
-            if any(path.name.isdigit() for path in (tmp_path / "checkpoints").glob("*")):  # one is complete
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
-    assert len(metrics(tmp_path)) < 20
+
+    def interrupted(number: signal.Signals, when) -> tuple[int, str]:
+        with subprocess.Popen(
+            command(*arguments), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout:
+                if when(line):
+                    process.send_signal(number)
+                    break
+            return process.wait(), process.stdout.read()
+
+    # Checkpoints are at multiples of 4, metric lines at multiples of 3: what lies between goes through the checkpoint.
+    complete = (tmp_path / "checkpoints").glob
+    killed, _ = interrupted(signal.SIGKILL, lambda _: any(path.name.isdigit() for path in complete("*")))
+    assert killed == -signal.SIGKILL and len(metrics(tmp_path)) < 13
+    stopped, told = interrupted(signal.SIGTERM, lambda line: line.startswith("step "))
+    again = shlex.join(command(*arguments))
+    assert stopped == EXIT_CODE and told.endswith(f" of 40; to go on:\n{again}\n"), told
+    assert len(metrics(tmp_path)) < 14
     assert "resuming after step" in run(*arguments)
     assert metrics(tmp_path) == metrics(stage2)
     ours, theirs = (json.loads((workdir / "report.json").read_text()) for workdir in (tmp_path, stage2))
@@ -136,7 +152,8 @@ BAD_FLAGS = {
     "--config.train.stpes=3": 'Did you mean "steps"',
     "--config=experiments/stage3.py": "stage3.py",
     "--config=experiments/stage2.py:huge": "tiny, small, paper",
-    "--config.train.checkpoint_every=30": "multiple of config.train.log_every=20",
+    "--config.train.keep_every=1500": "multiple of config.train.checkpoint_every=1000",
+    "--config.train.log_every=0": "config.train.log_every=0 must be at least 1",
     "--config.init_from=nowhere": "config.init_from: no checkpoint in nowhere",
     "--config.text_encoder.frozen=True": "config.text_encoder.weights",
     "--config.optim.name=sgd": "adafactor, adam",
