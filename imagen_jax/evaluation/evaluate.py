@@ -5,6 +5,7 @@ and judged by measures that run anywhere. Pictures that are drawn stay in workdi
 that was killed goes on, and one that is repeated only measures.
 """
 
+import dataclasses
 import datetime
 import io
 import json
@@ -17,7 +18,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.instruction import layout_of
+from data_pipelines.instruction import Layout, layout_of
 from data_pipelines.loader import make_loader
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT, Case, Suites, open_suites
 from data_pipelines.text import load_tokenizer
@@ -33,6 +34,7 @@ from imagen_jax.runs import Run
 from imagen_jax.workdir import write_bytes, write_json, write_text
 
 FOLDER = "eval"  # of a workdir
+ROOM = dict(max_references=3, text_length=64, reference_text_length=24)  # what the composed suites need
 
 
 class EvaluationError(ValueError):
@@ -56,14 +58,14 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     mesh, source = partition.make_mesh(config.mesh), config.sample.run or workdir
     run = runs.open_run(source, mesh)
     cascade.check_fit(run, None)
-    layout, corpus = layout_of(run.config), run.config.data.corpus
+    layout, corpus = layout_for(run), run.config.data.corpus
     suites = open_suites(run.config.data, layout, settings.seed)
     chosen = [suite for suite in wanted if suite in suites.names]
     if not chosen:
         raise EvaluationError(f"nothing to evaluate: {'; '.join(f'{s}: {suites.missing[s]}' for s in wanted)}")
     networks = open_networks(Path(settings.cache), settings.clip)
     judges = open_judges(corpus, layout.image_size, Path(settings.cache) / "judges", networks=networks)
-    pictures = draw_all(run, config, mesh, suites, chosen, workdir / FOLDER / "pictures")
+    pictures = draw_all(run, config, mesh, suites, chosen, layout, workdir / FOLDER / "pictures")
     facts = {
         "run": run.config.name,
         "step": _step(source),
@@ -82,6 +84,14 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     return _write(
         report.build(facts, drawn), drawn, curves.read_curves(Path(source) / "metrics.jsonl"), workdir / FOLDER
     )
+
+
+def layout_for(run: Run) -> Layout:
+    """The run's own lengths, with room for every suite: no parameter depends on them."""
+    layout = layout_of(run.config)
+    if not run.model.unet.config.context_levels:
+        return layout
+    return dataclasses.replace(layout, **{name: max(least, getattr(layout, name)) for name, least in ROOM.items()})
 
 
 def _step(source: str | Path) -> int | None:
@@ -119,7 +129,7 @@ def check(settings: ConfigDict) -> list[str]:
 
 
 def draw_all(
-    run: Run, config: ConfigDict, mesh: Mesh, suites: Suites, chosen: Sequence[str], folder: Path
+    run: Run, config: ConfigDict, mesh: Mesh, suites: Suites, chosen: Sequence[str], layout: Layout, folder: Path
 ) -> dict[str, tuple[list[Case], dict[str, Pictures]]]:
     """The cases and the pictures of every arm of the chosen suites; those in `folder` are not drawn again.
 
@@ -130,7 +140,7 @@ def draw_all(
     reads = bool(run.model.unet.config.context_levels)
     jobs = [(suite, arm) for suite in chosen for arm in arms.drawn_arms(cases[suite], reads)]
     weights, plain = arms.digest(run.params), sample.to_dict()
-    tokenizer, layout = load_tokenizer(run.config.data.tokenizer), layout_of(run.config)
+    tokenizer = load_tokenizer(run.config.data.tokenizer)
     pictures = {suite: (cases[suite], arms.taken_arms(cases[suite])) for suite in chosen}
     progress = Progress(sum(len(cases[suite]) for suite, _ in jobs))
     for suite, arm in jobs:
