@@ -28,7 +28,7 @@ _MODE = flags.DEFINE_enum(
     "train",
     ["train", "sample", "eval", "plan"],
     "train: up to config.train.steps; sample: pictures for --instruction; eval: measure a trained run by config.eval; "
-    "plan: count parameters, allocate nothing.",
+    "plan: memory, time and cost on config.plan.target, allocating nothing.",
 )
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of --mode=sample; training has config.seed.", lower_bound=0)
@@ -88,9 +88,10 @@ def _eval(config: ConfigDict, workdir: Path) -> None:
 
 
 def _plan(config: ConfigDict, workdir: Path) -> None:
-    from imagen_jax.plan import plan
+    from imagen_jax.planning.plan import plan
 
-    plan(config, workdir)
+    if not plan(config, workdir).get("fits", True):
+        sys.exit(1)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ Parameters are one tree, {"unet": ..., "text_encoder": ...}. Everything here is 
 """
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ from imagen_jax import diffusion
 from imagen_jax.nn.t5 import T5Config, T5Encoder
 from imagen_jax.nn.unet import UNet, make_unet
 from imagen_jax.types import Array, Cond, Context, Denoiser, Text
+
+COMPUTED = r"(kernel|/embedding)$"  # the parameters that layers cast to their dtype,
+FLOAT32 = r"^unet/out/kernel$"  # but for the last convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,20 @@ def init(model: Model, key: Array) -> dict:
         return unet(jnp.zeros((1, size, size, 3)), jnp.zeros(1), cond)
 
     return {"unet": model.unet.init(unet_key, method=once)["params"], "text_encoder": text_params}
+
+
+def in_compute_dtype(model: Model, params: dict) -> dict:
+    """The kernels in the dtype that their layers compute in; every layer does this cast itself, but one by one.
+
+    Sharded weights should be cast before they are gathered, which halves what travels (partition.constrain).
+    """
+    dtype = model.text_encoder.dtype
+
+    def cast(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return leaf.astype(dtype) if re.search(COMPUTED, name) and not re.search(FLOAT32, name) else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def to_float(image: Array) -> Array:

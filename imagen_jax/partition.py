@@ -50,11 +50,12 @@ def make_mesh(mesh_config: Mapping[str, int], devices: Sequence[jax.Device] | No
       PartitionError: an unknown axis, or sizes that do not use the devices exactly.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = _axis_sizes(dict(mesh_config), len(devices))
+    sizes = axis_sizes(mesh_config, len(devices))
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def _axis_sizes(config: dict[str, int], devices: int) -> tuple[int, ...]:
+def axis_sizes(config: Mapping[str, int], devices: int) -> tuple[int, ...]:
+    """The size of each of AXES for that many devices; see `make_mesh`."""
     shown = "mesh " + " ".join(f"{axis}={size}" for axis, size in config.items())
     if unknown := set(config) - set(AXES):
         raise PartitionError(f"{shown}: unknown axis {sorted(unknown)[0]!r}; the axes are {', '.join(AXES)}")
@@ -133,6 +134,11 @@ def _log_once(message: str) -> None:
     _log.warning(message)
 
 
+def constrain(tree: Any, mesh: Mesh, table: Table = DEFAULT_TABLE) -> Any:
+    """`tree`, inside a jitted function, held to its `shardings`: where it is needed whole, this is what is sent."""
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings(tree, mesh, table))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -143,13 +149,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_ways(mesh: Mesh) -> int:
+    """The number of parts that `batch_sharding` splits a batch into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's part of a batch (numpy leaves [B, ...]) -> global device arrays, split by `batch_sharding`.
 
     Raises:
       PartitionError: the global batch does not divide over the data and fsdp axes.
     """
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    ways = batch_ways(mesh)
     sharding = batch_sharding(mesh)
 
     def place(leaf: np.ndarray) -> jax.Array:

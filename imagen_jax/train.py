@@ -6,6 +6,7 @@ with the same workdir, it continues at the newest checkpoint as if it had never 
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     """
     check(config, workdir)
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
-    frozen = runs.load_frozen(config, mesh)
+    frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim)
     kept = dict(keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
     checkpointer = Checkpointer(runs.checkpoint_dir(workdir), **kept)
@@ -85,6 +86,12 @@ def check(config: ConfigDict, workdir: Path) -> None:
     size, parts = config.train.batch_size, config.train.accumulate
     if parts < 1 or size % parts:
         raise TrainError(f"config.train.batch_size={size} does not divide by config.train.accumulate={parts}")
+    encoder = config.text_encoder
+    if encoder.precomputed and not (encoder.frozen and encoder.weights and config.data.loader == "records"):
+        raise TrainError(
+            "config.text_encoder.precomputed=True needs data.loader='records', text_encoder.frozen=True, and "
+            "text_encoder.weights: training does not read them, sampling encodes new words with them"
+        )
 
 
 def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
@@ -112,7 +119,8 @@ def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
 
 def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signals: StopSignals) -> TrainState:
     """Steps, with metrics, checkpoints and sample grids on the way. Raises Stopped."""
-    config, step_function = trainer.config.train, compile_step(trainer)
+    step_function = compile_step(trainer.config, trainer.model, trainer.tx, trainer.loader.tasks, trainer.mesh)
+    config = trainer.config.train
     first = int(state.step)
     writer = metrics.MetricWriter(trainer.workdir, first)
     progress = metrics.Progress(config.steps, config.batch_size)
@@ -153,9 +161,8 @@ def look(trainer: Trainer, state: TrainState, writer: metrics.MetricWriter) -> N
     print(f"picture: {writer.image(step, 'grid', np.asarray(sample_grid(trainer, state)))}", flush=True)
 
 
-def compile_step(trainer: Trainer):
+def compile_step(config: ConfigDict, model: Model, tx: optax.GradientTransformation, tasks: Sequence[str], mesh: Mesh):
     """(state, frozen, batch) -> (state, sums for metrics.Accumulator); jitted, the state donated."""
-    config = trainer.config
     objective = Objective(
         runs.make_schedule(config),
         config.diffusion.drop_all,
@@ -164,14 +171,16 @@ def compile_step(trainer: Trainer):
         config.train.accumulate,
     )
 
+    constrain = functools.partial(partition.constrain, mesh=mesh, table=config.sharding)
+
     def step(state, frozen, batch):
         state, values = train_step(
-            trainer.model, objective, trainer.tx, config.optim.ema_decay, config.seed, state, frozen, batch
+            model, objective, tx, config.optim.ema_decay, config.seed, state, frozen, batch, constrain
         )
         loss = values["loss"]
         sums = {"loss": loss.mean(), "grad_norm": values["grad_norm"]}
         sums |= metrics.bucketed(loss, values["logsnr"], LOGSNR_EDGES)
-        return state, sums | metrics.by_task(loss, batch.task, trainer.loader.tasks)
+        return state, sums | metrics.by_task(loss, batch.task, tasks)
 
     return jax.jit(step, donate_argnums=0)
 

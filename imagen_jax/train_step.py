@@ -5,6 +5,7 @@ A frozen text encoder is an argument of the step, outside TrainState: no gradien
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -151,13 +152,19 @@ def train_step(
     state: TrainState,
     frozen: dict,
     batch: Batch,
+    constrain: Callable[[dict], dict] = lambda params: params,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """(state, batch) -> (state, {"loss" [B], "logsnr" [B], "grad_norm" []}). Jit it with state donated."""
+    """(state, batch) -> (state, {"loss" [B], "logsnr" [B], "grad_norm" []}). Jit it with state donated.
+
+    `constrain` holds the parameters, cast to the dtype of the computation, to their shardings.
+    """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     draws = draw(model, objective, batch.image.shape[0], key)
 
+    frozen = constrain(model_lib.in_compute_dtype(model, frozen))
+
     def loss_of(params, data):
-        return losses(model, objective, params | frozen, *data)
+        return losses(model, objective, constrain(model_lib.in_compute_dtype(model, params)) | frozen, *data)
 
     grads, loss = mean_gradient(loss_of, state.params, objective.accumulate, (batch, draws))
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

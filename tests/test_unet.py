@@ -10,7 +10,7 @@ import pytest
 from experiments import pretrain, stage2, super_res
 from imagen_jax import model as model_lib
 from imagen_jax import pretrained
-from imagen_jax.plan import leaf_sizes
+from imagen_jax.planning.parameters import leaf_sizes
 from tests import tiny
 
 

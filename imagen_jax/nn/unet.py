@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from imagen_jax.nn.attention import AttentionPool, CrossAttention, sine_code
 from imagen_jax.nn.layers import GroupNorm, ResidualBlock, conv3x3, depth_to_space, logsnr_embedding, upsample
+from imagen_jax.schedules import choose
 from imagen_jax.types import Cond
 
 # What comes up from a lower level enters at a tenth of its size. It carries the text and grows fast in the first steps;
@@ -42,6 +43,7 @@ class UNetConfig:
     context_positions: bool  # 2-D sine code on context queries and keys; the paper states none
     lowres: bool  # True: super-resolution, conditioned on a low-resolution picture
     dtype: str = "float32"
+    remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
 
 
 class Block(nn.Module):
@@ -68,7 +70,9 @@ class Block(nn.Module):
     def context_keys_values(self, tokens: jax.Array, positions: jax.Array | None):
         return self.context_attention.keys_values(tokens, positions) if self.context else None
 
-    def __call__(self, x, emb, text, text_mask, context=None, context_mask=None) -> jax.Array:
+    def __call__(self, x, emb, text, text_mask, context=None, context_mask=None, skip=None) -> jax.Array:
+        if skip is not None:  # joined in here, so that remat keeps the two parts and no copy of both
+            x = jnp.concatenate([x, skip * 2**-0.5], axis=-1)
         x = self.residual(x, emb)
         if self.text:
             x = self.text_attention(x, text, text_mask)
@@ -86,10 +90,11 @@ class UNet(nn.Module):
         c = self.config
         levels = range(1, len(c.channels) + 1)
         inner = c.heads * c.head_dim
+        block = choose("model.remat", c.remat, {"none": Block, "block": nn.remat(Block)})
 
         def blocks(level: int) -> list[Block]:
             text, context = level in c.text_levels, level in c.context_levels
-            return [Block(c.channels[level - 1], text, context, c) for _ in range(c.blocks[level - 1])]
+            return [block(c.channels[level - 1], text, context, c) for _ in range(c.blocks[level - 1])]
 
         self.downsample = [conv3x3(width, c.dtype, stride=2) for width in c.channels]
         self.down = [blocks(level) for level in levels]
@@ -187,8 +192,8 @@ class UNet(nn.Module):
         layer = len(skips)
         for index, blocks in enumerate(self.up):
             for block in blocks:
-                h = jnp.concatenate([h, skips.pop() * 2**-0.5], axis=-1)
-                h = block(h, emb, cond.text[layer], cond.text_mask, _at(cond.context, layer), context_mask)
+                context = _at(cond.context, layer)
+                h = block(h, emb, cond.text[layer], cond.text_mask, context, context_mask, skips.pop())
                 layer += 1
             if index < len(self.upsample):
                 h = LOWER_LEVEL_GAIN * upsample(self.upsample[index](h))
@@ -201,7 +206,8 @@ def _at(layers: Sequence | None, index: int):
 
 def make_unet(model) -> UNet:
     """UNet from the `model` section of a config (experiments/common.py)."""
-    sizes = {f.name: model[f.name] for f in dataclasses.fields(UNetConfig) if f.name != "lowres"}
+    # `remat` is newer than some runs' configs; any other missing key is an error.
+    sizes = {f.name: model[f.name] for f in dataclasses.fields(UNetConfig) if f.name in model}
     # A config that has been through JSON has lists, which are no static argument of jit.
     sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
     return UNet(UNetConfig(lowres=model.lowres_size > 0, **sizes))
