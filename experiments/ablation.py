@@ -9,7 +9,7 @@ runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their eva
 
 from experiments import common, stage2
 
-STEPS = {"tiny": 300, "laptop": 1_000, "small": 3_000, "paper": 400_000}
+STEPS = {"tiny": 300, "laptop": 1_000, "small": 600, "paper": 400_000}
 ARMS = ("full", "no_stage1", "no_instructions")
 
 

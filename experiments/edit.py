@@ -11,7 +11,7 @@ It takes over the weights of runs/stage2. Table 2 compares with the model before
 
 from experiments import common
 
-STEPS = {"tiny": 200, "laptop": 400, "small": 2_000, "paper": 10_000}  # [P] the last
+STEPS = {"tiny": 200, "laptop": 400, "small": 300, "paper": 10_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):

@@ -7,7 +7,7 @@ Starts from scratch. Not measured.
 
 from experiments import common
 
-STEPS = {"tiny": 400, "laptop": 1_000, "small": 4_000, "paper": 2_500_000}  # [P Imagen] the last
+STEPS = {"tiny": 400, "laptop": 1_000, "small": 1_500, "paper": 2_500_000}  # [P Imagen] the last
 
 
 def get_config(size: str = "tiny"):

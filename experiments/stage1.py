@@ -7,7 +7,7 @@ It takes over the weights of runs/pretrain; the context attention is new and sta
 
 from experiments import common
 
-STEPS = {"tiny": 400, "laptop": 600, "small": 4_000, "paper": 500_000}  # [P] the last
+STEPS = {"tiny": 400, "laptop": 600, "small": 1_000, "paper": 500_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# All of :small on one accelerator: four trainings, the comparisons, the fine-tuning, every evaluation.
+#
+#   python -m data_pipelines.prepare emoji --output=data/emoji           # once, where there is internet
+#   python -m data_pipelines.prepare furniture --output=data/furniture
+#   cloud/small_on_gpu.sh                                                # again and again, until it says: all done
+#
+# A call works MINUTES (default 9), saves and ends with exit code 75; the next one goes on where it stopped. Settings by
+# environment: SIZE (small), MINUTES (9), PYTHON (python), EXTRA (flags for every training, to try it out:
+# EXTRA=--config.train.steps=20), COUNT (cases a suite). Training and evaluation need no TensorFlow.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SIZE=${SIZE:-small} MINUTES=${MINUTES:-9} PYTHON=${PYTHON:-python} EXTRA=${EXTRA:-} COUNT=${COUNT:-64}
+DEADLINE=$((SECONDS + MINUTES * 60))
+
+run() { # run FILE COMMAND...: unless FILE tells that it is finished; stopped softly when the time is up
+    local finished=$1 left=$((DEADLINE - SECONDS)) code=0
+    shift
+    [ -e "$finished" ] && return
+    if [ "$left" -gt 20 ]; then
+        echo "== $*"
+        timeout --preserve-status --signal=TERM --kill-after=60 "$((left - 15))" "$@" || code=$?
+        [ "$code" -eq 0 ] && return
+        [ "$code" -ne 75 ] && [ "$code" -ne 143 ] && exit "$code"
+    fi
+    echo "time is up: call $0 again"
+    exit 75
+}
+
+train() { # train NAME EXPERIMENT [FLAGS...]
+    local name=$1 experiment=$2
+    shift 2
+    # shellcheck disable=SC2086
+    run "runs/$name/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$experiment" --workdir="runs/$name" "$@" $EXTRA
+}
+
+measure() { # measure NAME EXPERIMENT
+    run "runs/$1/eval/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$2" --workdir="runs/$1" \
+        --mode=eval --config.eval.count="$COUNT"
+}
+
+for stage in pretrain stage1 stage2 super_res; do
+    train "${stage}_$SIZE" "$stage.py:$SIZE"
+done
+measure "stage2_$SIZE" "stage2.py:$SIZE"
+
+ARMS="full no_stage1 no_instructions only_line only_style_transfer"
+for arm in $ARMS; do # Tables 3 and 4
+    train "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE"
+    measure "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE"
+done
+for start in stage2 stage1; do # Table 2
+    train "edit_from_${start}_$SIZE" "edit.py:$SIZE" --config.init_from="runs/${start}_$SIZE"
+    measure "edit_from_${start}_$SIZE" "edit.py:$SIZE"
+done
+
+compare() { # compare OUTPUT RUN...
+    local output=$1
+    shift
+    "$PYTHON" -m imagen_jax.evaluation.compare "${@/%/_$SIZE}" --output="$output"
+}
+compare "runs/ablation_$SIZE.md" $(printf 'runs/ablation_%s ' $ARMS)
+compare "runs/edit_$SIZE.md" runs/edit_from_stage2 runs/edit_from_stage1
+echo "all done: runs/stage2_$SIZE/eval/report.html, runs/ablation_$SIZE.md, runs/edit_$SIZE.md"
