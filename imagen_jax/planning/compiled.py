@@ -100,10 +100,13 @@ def _collectives(compiled, params: list, config: ConfigDict) -> dict:
     found = hlo.collectives(compiled.as_text())
     slow = hlo.gathers_of(found, "f32", {leaf.shape for leaf in params}) if config.model.dtype != "float32" else []
     sent = sum(c.bytes for c in found)
+    twice = sent + sum(c.bytes for c in found if c.kind == "all-reduce")
+    size = sum(2 * leaf.size for leaf in params)
     return {
         "collectives": hlo.summary(found),
         "collective gib": sent / GIB,
-        "collectives over parameters": sent / sum(2 * leaf.size for leaf in params),
+        "collectives over parameters": sent / size,  # in bfloat16, the text encoder among them
+        "with all-reduces twice": twice / size,
         "float32 weight gathers": len(slow),
     }
 

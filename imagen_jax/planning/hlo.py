@@ -1,8 +1,8 @@
 """Reading a compiled program's text: what its devices send each other, by kind and dtype.
 
-Bytes are those that one device receives: the whole array of an all-gather, a reduce-scatter or a permutation, and
-twice that of an all-reduce. A loop's body counts as often as it runs, a branch as the mean of its sides. The form of
-the text is that of XLA's own printer; `all-reduce-scatter` is the TPU compiler's reduce-scatter.
+Bytes are those of the array that is gathered, reduced, scattered or permuted, whole: what a device receives of it, but
+for an all-reduce, which costs twice that on a ring. A loop's body counts as often as it runs, a branch as the mean of
+its sides. The form of the text is that of XLA's own printer; `all-reduce-scatter` is the TPU's reduce-scatter.
 """
 
 import math
@@ -114,7 +114,7 @@ def _collectives_of(line: str, computation: str) -> list[Collective]:
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
     shapes = [(dtype, tuple(int(side) for side in sides.split(",") if side)) for dtype, sides in arrays]
-    factor = {"all-reduce": 2.0, "reduce-scatter": _group_size(line) if match["op"] == kind else 1.0}.get(kind, 1.0)
+    factor = _group_size(line) if match["op"] == "reduce-scatter" else 1  # its text shows the result, a part
     return [Collective(kind, dtype, shape, factor * _bytes(dtype, shape)) for dtype, shape in shapes]
 
 

@@ -23,6 +23,8 @@ def plan(config: ConfigDict, workdir: Path) -> dict:
       PlanError, PartitionError: a target or a mesh that cannot be planned for, in one line.
     """
     target = chips.parse(config.plan.target) if config.plan.target else None  # first: the cheapest thing to be wrong
+    if target and config.plan.compile:
+        compiled.devices(target)
     report = {"config": config.name, "parameters": parameters.count_parameters(config)}
     print(parameters.table(parameters.leaf_sizes(config)))
     print(tables.counts(report["parameters"]))
