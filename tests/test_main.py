@@ -152,7 +152,7 @@ BAD_FLAGS = {
     "--config.train.stpes=3": 'Did you mean "steps"',
     "--config=experiments/stage3.py": "stage3.py",
     "--config=experiments/stage2.py:huge": "tiny, small, paper",
-    "--config.train.keep_every=1500": "multiple of config.train.checkpoint_every=1000",
+    "--config.train.keep_every=150": "multiple of config.train.checkpoint_every=100",
     "--config.train.log_every=0": "config.train.log_every=0 must be at least 1",
     "--config.init_from=nowhere": "config.init_from: no checkpoint in nowhere",
     "--config.text_encoder.frozen=True": "config.text_encoder.weights",
