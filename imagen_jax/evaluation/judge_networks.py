@@ -9,14 +9,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-TRUNK_SIZE = 32  # pixels; larger pictures are brought down to it by the first convolution's stride
+from imagen_jax.nn.layers import upsample
+
+TRUNK_SIZE = 32  # pixels, at least; a larger picture is folded to it by powers of two
 COLOURS = 32
 HE = nn.initializers.he_normal()
 
 
 def convolve(x: jax.Array, features: int, side: int = 3, stride: int = 1) -> jax.Array:
-    """A convolution and a ReLU, [B, H, W, C] -> [B, H / stride, W / stride, features]; call it inside a module."""
-    return nn.relu(nn.Conv(features, (side, side), strides=stride, kernel_init=HE)(x))
+    """A convolution and a ReLU, [B, H, W, C] -> [B, H / stride, W / stride, features]; call it inside a module.
+
+    Written as one matrix product over shifted copies: XLA's gradient of a small kernel over a small map is many times
+    as slow on a CPU.
+    """
+    _, height, width, _ = x.shape
+    around = (side // 2, side // 2)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    shifted = [x[:, i : i + height : stride, j : j + width : stride] for i in range(side) for j in range(side)]
+    return nn.relu(nn.Dense(features, kernel_init=HE)(jnp.concatenate(shifted, axis=-1)))
+
+
+def fold(images: jax.Array) -> jax.Array:
+    """[B, S, S, 3] -> [B, S / n, S / n, 3 n n]: squares of n pixels become channels, so that the side is 32 to 63."""
+    batch, size, _, channels = images.shape
+    n = 1
+    while size % (2 * n) == 0 and size // (2 * n) >= TRUNK_SIZE:
+        n *= 2
+    x = images.reshape(batch, size // n, n, size // n, n, channels).swapaxes(2, 3)
+    return x.reshape(batch, size // n, size // n, n * n * channels)
 
 
 class Trunk(nn.Module):
@@ -27,8 +47,7 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
         """Pictures [B, S, S, 3] in -1..1 -> a map of each width; the first at about 32 px, each half the last."""
-        stride = max(1, images.shape[1] // TRUNK_SIZE)
-        maps = [convolve(images, self.widths[0], 2 * stride + 3, stride)]
+        maps = [convolve(fold(images), self.widths[0])]
         for width in self.widths[1:]:
             maps.append(convolve(maps[-1], width, stride=2))
         return maps
@@ -46,7 +65,7 @@ class Vector(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """[B, S, S, 3] in -1..1 -> [B, features]."""
         maps = Trunk()(images)
-        colours = convolve(convolve(images, COLOURS, side=1), COLOURS, side=1)
+        colours = convolve(convolve(fold(images), COLOURS, side=1), COLOURS, side=1)
         seen = [x.mean((1, 2)) for x in (colours, *maps)] + [x.max((1, 2)) for x in maps]
         seen.append(maps[-1].reshape(len(images), -1))
         return nn.Dense(self.features)(jnp.concatenate([nn.LayerNorm()(x) for x in seen], axis=-1))
@@ -60,7 +79,7 @@ class Depth(nn.Module):
         """[B, S, S, 3] in -1..1 -> [B, S, S] in 0..1, near is bright, and what is not there is 0."""
         *maps, x = Trunk()(images)
         for skip in reversed(maps):
-            x = jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "nearest")
+            x = upsample(x)[:, : skip.shape[1], : skip.shape[2]]
             x = convolve(jnp.concatenate([x, skip], axis=-1), skip.shape[-1])
-        plane = nn.Conv(1, (3, 3))(x)
+        plane = nn.Dense(1)(x)
         return nn.sigmoid(jax.image.resize(plane, (*images.shape[:3], 1), "bilinear"))[..., 0]

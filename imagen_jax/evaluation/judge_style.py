@@ -39,7 +39,13 @@ class StyleJudge(Judge):
         self.network = Vector(len(self.classes))
 
     def lacks(self) -> str:
-        return "" if len(self.classes) > 1 else "the corpus has no two styles in its training split"
+        if len(self.classes) < 2:
+            return "the corpus has no two styles in its training split"
+        return "" if self._tests() else "the corpus has no test pictures of its training styles to measure it by"
+
+    def _tests(self) -> list[int]:
+        ids = self._pool.ids("test", _is_drawn)
+        return [i for i in ids if class_of(self._pool.pictures[i].style) in self._members]
 
     def batch(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Classes alike often, and in a class roots alike often: skin tones must not fill the batch."""
@@ -65,7 +71,7 @@ class StyleJudge(Judge):
 
     def measure(self) -> dict:
         """How often it is right about the real test pictures, and for each class."""
-        ids = [i for i in self._pool.ids("test", _is_drawn) if class_of(self._pool.pictures[i].style) in self.classes]
+        ids = self._tests()
         wanted = np.array([class_of(self._pool.pictures[i].style) for i in ids])
         right = self(self._pool.white(ids)) == wanted
         each = {name: float(right[wanted == name].mean()) for name in self.classes if (wanted == name).any()}

@@ -34,7 +34,10 @@ class SubjectJudge(Judge):
         self._roots = [root for root in several if root]
 
     def lacks(self) -> str:
-        return "" if len(self._roots) > 1 else "the corpus has no two training subjects in several designs"
+        if len(self._roots) < 2:
+            return "the corpus has no two training subjects in several designs"
+        tests = self._pool.ids("test", is_coloured)
+        return "" if tests else "the corpus has no test pictures to be found among"
 
     def batch(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Two designs of a subject of each of `batch_size` roots, the first designs before the second ones."""

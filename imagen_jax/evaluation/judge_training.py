@@ -96,7 +96,7 @@ class Judge(abc.ABC):
 
     def train(self, size: int, seed: int, steps: int) -> dict:
         """Parameters for pictures of `size` pixels, a function of the corpus and the arguments alone."""
-        params = self.network.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
+        params = jax.jit(self.network.init)(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
         options = dict(steps=steps, rate=self.rate, seed=seed, title=f"{self.name} judge")
         return fit(params, self.loss, self.batch, **options)
 
