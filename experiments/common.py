@@ -147,6 +147,7 @@ def defaults(name: str) -> ConfigDict:
             vocab_size=32128,  # the T5 vocabulary; `[ref#k]` is <extra_id_{k-1}>
             frozen=False,  # True: outside the optimizer, weights from `weights`; False: trained along from scratch
             weights="",  # t5 v1.1 or flan-t5, a Hugging Face folder or T5X checkpoint; or a workdir of a run
+            precomputed=False,  # True: training reads features from data.records (data_pipelines/embed_text.py)
         )
     )
 
@@ -224,6 +225,14 @@ def defaults(name: str) -> ConfigDict:
             utilization=0.4,  # the part of the chips' peak that the cost reckons with; see docs/plan.md
             pictures=0,  # that the sampler makes at once; 0: one a device
             super_res=ConfigDict(),  # the cascade's second UNet, to be counted beside a base model's
+        )
+    )
+    config.hosts = ConfigDict(  # the processes of --mode=train, by default this one alone
+        dict(
+            coordinator="",  # 'auto': as the TPU pod, Slurm or cluster says; or HOST:PORT, any free port of process 0
+            count=1,  # with HOST:PORT: how many processes,
+            index=0,  # and which of them this is
+            timeout=300,  # seconds to wait for the others
         )
     )
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1: all remaining devices

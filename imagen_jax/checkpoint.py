@@ -21,7 +21,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from data_pipelines.commands import guarded
-from imagen_jax import checkpoint_describe
+from imagen_jax import checkpoint_describe, hosts
 
 FOLDER = "checkpoints"  # of a workdir
 MEND = "delete that folder to go on from the checkpoint before it, or choose another --workdir"
@@ -88,7 +88,7 @@ class Checkpointer:
 
 def has_checkpoint(directory: str | epath.Path) -> bool:
     """Whether `directory` holds a complete checkpoint; False when it does not exist."""
-    if not epath.Path(directory).exists():
+    if not hosts.agreed(epath.Path(directory).exists()):  # a manager waits for all processes
         return False
     with _manager(directory, read_only=True) as manager:
         return manager.latest_step() is not None

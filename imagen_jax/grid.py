@@ -1,6 +1,6 @@
 """Pictures for people: a grid with a row an instruction (its text, its references, the sample, the real target)."""
 
-import os
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from imagen_jax.workdir import write_bytes
 
 CELL, GAP, TEXT_WIDTH = 128, 8, 300  # pixels
 
@@ -64,8 +66,6 @@ def _left(column: int) -> int:
 
 def save_png(image: Image.Image | np.ndarray, path: Path) -> Path:
     """Write whole or not at all; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(partial, format="PNG")
-    os.replace(partial, path)
-    return path
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format="PNG")
+    return write_bytes(path, buffer.getvalue())

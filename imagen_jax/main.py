@@ -56,18 +56,26 @@ def _check_flags(argv: Sequence[str]) -> ConfigDict:
         raise ValueError(f"unexpected argument '{argv[1]}': options begin with --, see --help")
     if _CONFIG.value is None:
         raise ValueError("--config is missing; a first run: --config=experiments/stage2.py")
-    if (_MODE.value == "sample") != (_INSTRUCTION.value is not None):
-        raise ValueError("--mode=sample and --instruction=FILE.json go together")
     _ = _CONFIG.value.name  # ml_collections reports a file that it could not load only now
+    if _INSTRUCTION.value is not None and _MODE.value != "sample":
+        raise ValueError("--instruction=FILE.json is for --mode=sample")
+    if _CONFIG.value.hosts.coordinator and _MODE.value != "train":
+        raise ValueError(f"config.hosts is for --mode=train: --mode={_MODE.value} runs in one process")
+    if "://" in (_WORKDIR.value or ""):
+        raise ValueError(f"--workdir={_WORKDIR.value}: name a folder; where it is remote, mount it (docs/pods.md)")
     return _CONFIG.value
 
 
 def _train(config: ConfigDict, workdir: Path) -> None:
     from data_pipelines.instruction import layout_of
     from data_pipelines.loader import make_loader
+    from imagen_jax import hosts, partition
     from imagen_jax.train import train
 
-    loader, held_out = (make_loader(config.data, layout_of(config), split, config.seed) for split in ("train", "test"))
+    hosts.join(config.hosts)
+    part = partition.batch_part(partition.make_mesh(config.mesh))
+    loader = make_loader(config.data, layout_of(config), "train", config.seed, *part)
+    held_out = make_loader(config.data, layout_of(config), "test", config.seed)
     try:
         train(config, workdir, loader, held_out)
     except preemption.Stopped as stopped:
@@ -76,9 +84,12 @@ def _train(config: ConfigDict, workdir: Path) -> None:
 
 
 def _sample(config: ConfigDict, workdir: Path) -> None:
-    from imagen_jax.sample import sample
+    from imagen_jax.sample import sample, sample_held_out
 
-    sample(config, workdir, Path(_INSTRUCTION.value), _SEED.value)
+    if _INSTRUCTION.value is None:
+        sample_held_out(config, workdir, _SEED.value)
+    else:
+        sample(config, workdir, Path(_INSTRUCTION.value), _SEED.value)
 
 
 def _eval(config: ConfigDict, workdir: Path) -> None:

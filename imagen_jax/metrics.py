@@ -22,6 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from imagen_jax import hosts
+from imagen_jax.workdir import write_bytes
+
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
 
@@ -80,6 +83,8 @@ def _add(a: Sums, b: Sums) -> Sums:
 class MetricWriter:
     """`workdir/metrics.jsonl`, `workdir/samples/*.png` and, where tensorboard is installed, `workdir/tensorboard/`.
 
+    Where several processes train together, the first one alone writes.
+
     Args:
       workdir: a local folder, made when it is missing.
       resume_step: the number of steps in the checkpoint that the run goes on from; later lines are removed, and 0
@@ -90,9 +95,10 @@ class MetricWriter:
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         path = self._workdir / "metrics.jsonl"
-        _write_atomically(path, "".join(_lines_until(path, resume_step)).encode())
-        self._file = path.open("a")
-        self._events = _event_log(self._workdir / "tensorboard", resume_step)
+        write_bytes(path, "".join(_lines_until(path, resume_step)).encode())
+        first = hosts.is_first()
+        self._file = (path if first else Path(os.devnull)).open("a")
+        self._events = _event_log(self._workdir / "tensorboard", resume_step) if first else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line: the step, then the values by name; a value that is not finite becomes null."""
@@ -108,8 +114,7 @@ class MetricWriter:
         buffer = io.BytesIO()
         Image.fromarray(np.asarray(array)).save(buffer, "PNG")
         path = self._workdir / "samples" / f"{name}_{step}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
         if self._events:
             self._events.image(step, name, buffer.getvalue(), array.shape)
         return path
@@ -127,12 +132,6 @@ def _lines_until(path: Path, step: int) -> list[str]:
         return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [line for line in lines if json.loads(line)["step"] <= step]
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 class _EventLog:

@@ -154,6 +154,26 @@ def batch_ways(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+@functools.cache
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): of how many equal parts of a batch this process's devices hold which one, so which it reads.
+
+    Processes that hold the same examples, as on a tensor axis that spans several, read the same part. On a torus the
+    devices of a host need not follow each other in the mesh: then the parts are the same examples in another order.
+
+    Raises:
+      PartitionError: the processes hold parts that differ in size, or overlap.
+    """
+    ways = batch_ways(mesh)
+    held: dict[int, set[int]] = {}
+    for device, (rows,) in batch_sharding(mesh).devices_indices_map((ways,)).items():
+        held.setdefault(device.process_index, set()).add(rows.indices(ways)[0])
+    parts = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if len(set(map(len, parts))) > 1 or sum(map(len, parts)) > ways:
+        raise PartitionError("mesh: its processes hold uneven parts of a batch; choose axes that divide their devices")
+    return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+
+
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's part of a batch (numpy leaves [B, ...]) -> global device arrays, split by `batch_sharding`.
 
@@ -162,13 +182,14 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """
     ways = batch_ways(mesh)
     sharding = batch_sharding(mesh)
+    _, parts = batch_part(mesh)
 
     def place(leaf: np.ndarray) -> jax.Array:
-        total = len(leaf) * jax.process_count()
+        total = len(leaf) * parts
         if total % ways:
             raise PartitionError(
                 f"a batch of {total} does not divide over data*fsdp = {ways} devices; choose a multiple of {ways}"
             )
-        return jax.make_array_from_process_local_data(sharding, leaf)
+        return jax.make_array_from_process_local_data(sharding, leaf, (total, *leaf.shape[1:]))
 
     return jax.tree.map(place, batch)

@@ -1,8 +1,10 @@
-"""Small files of a workdir, each written whole or not at all."""
+"""Small files of a workdir, each written whole or not at all, by the first of the run's processes alone."""
 
 import json
 import os
 from pathlib import Path
+
+from imagen_jax import hosts
 
 
 def write_json(path: Path, value: dict) -> Path:
@@ -17,6 +19,8 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write `data`; returns the path."""
+    if not hosts.is_first():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(data)

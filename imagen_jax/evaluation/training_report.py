@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.instruction import to_json
-from imagen_jax import cascade, diffusion, grid, samplers
+from imagen_jax import cascade, diffusion, grid, hosts, samplers
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 from imagen_jax.runs import Run, make_schedule
@@ -90,7 +90,7 @@ def sample_rows(run: Run, loader) -> list[grid.Row]:
     parts = [loader.batch(index, 1, task) for index, task in enumerate(loader.tasks)]
     batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     keys = samplers.sample_keys(jax.random.key(0), jnp.asarray(batch.index, jnp.int32))
-    pictures = grid.to_uint8(_sample(run, batch, keys))
+    pictures = grid.to_uint8(hosts.whole(_sample(run, batch, keys)))
     return [_row(run, loader.example(index, task), pictures[index]) for index, task in enumerate(loader.tasks)]
 
 
