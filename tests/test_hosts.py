@@ -1,6 +1,5 @@
 """Several processes train as one: the losses of one process, one log, and exactly so after one of them is killed."""
 
-import contextlib
 import json
 import os
 import socket
@@ -63,11 +62,8 @@ def test_two_processes_one_killed_and_both_restarted_give_the_losses_of_one(tmp_
     one = start(whole, cache, 2)
     first, second = start_two(shared, cache)
     assert any(line.startswith("step 5/") for line in first.stdout)  # a checkpoint of step 3 is there, or under way
-    second.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):  # alone it cannot go on; a batch system would end it too
-        first.wait(timeout=20)
-    first.kill()
-    for process in (first, second):
+    for process in (second, first):  # alone the first cannot go on: JAX ends it after 100 s, a batch system sooner
+        process.kill()
         process.communicate()
     steps = [row["step"] for row in losses(shared)]
     assert 5 <= steps[-1] < STEPS
