@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines import records, templates
+from data_pipelines import features, records, templates
 from data_pipelines.images import fit_image
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import LoaderError
@@ -145,9 +145,30 @@ def open_datasets(
         else:
             readers[name] = reader
     mixture = _without(mixture, missing, split, root, allow_missing)
+    if layout.feature_width:
+        _check_features(readers, layout.feature_width)
     kinds = {"examples": Examples, "clusters": Clusters}
     opened = [kinds[reader.kind](name, reader, layout, tokenizer, seed) for name, reader in readers.items()]
     return Mixture(mixture, seed), opened
+
+
+def _check_features(readers: Mapping[str, RecordReader], width: int) -> None:
+    """Every data set holds text features of one and the same encoder, `width` wide."""
+    first = next(iter(readers.values()))
+    for reader in readers.values():
+        mend = features.MEND.format(folder=reader.folder.parent)
+        if reader.kind != "examples":
+            raise LoaderError(f"{reader.folder}: {features.UNWORDED}")
+        if not (about := reader.manifest.get("text_features")):
+            raise LoaderError(f"{reader.folder}: holds no text features: {mend}")
+        if about["width"] != width:
+            wrong = f"its text features are {about['width']} wide ({about['weights']}), and text_encoder.emb is {width}"
+            raise LoaderError(f"{reader.folder}: {wrong}: {mend}")
+        if any(about[key] != first.manifest["text_features"][key] for key in ("digest", "dtype", "tokenizer")):
+            raise LoaderError(
+                f"{reader.folder}: its text features are by another encoder, tokenizer or --dtype than those of "
+                f"{first.folder}: embed both with one"
+            )
 
 
 def _without(

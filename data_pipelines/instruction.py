@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipelines import features
 from data_pipelines.images import ImageError, fit_image, read_image
 from data_pipelines.text import MARKER, MAX_MARKER, Tokenizer
 from imagen_jax.types import Context, Text
@@ -51,6 +52,8 @@ class Instruction:
     text: str
     references: tuple[Reference, ...] = ()
     source: str = dataclasses.field(default="instruction", compare=False)  # "file" or "file:line", for messages
+    # [n, D] of the text, then of each reference's, where a text encoder has run already; or None.
+    features: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Layout:
     max_references: int  # K
     text_length: int  # L
     reference_text_length: int  # Lr
+    feature_width: int = 0  # D of text features that are read beside the tokens; 0: tokens alone
 
 
 def layout_of(config) -> Layout:
     """The Layout of a whole experiment config: its model's picture size and its data's lengths."""
-    data = config.data
-    return Layout(config.model.image_size, data.max_references, data.text_length, data.reference_text_length)
+    data, encoder = config.data, config.text_encoder
+    width = encoder.emb if encoder.get("precomputed", False) else 0
+    return Layout(config.model.image_size, data.max_references, data.text_length, data.reference_text_length, width)
 
 
 def check(instruction: Instruction) -> None:
@@ -81,16 +86,20 @@ def pack(instruction: Instruction, tokenizer: Tokenizer, layout: Layout) -> tupl
     Returns:
       Text of [L] and Context with images [K, S, S, 3], text [K, Lr], mask [K]. References fill the slots in list order;
       empty slots hold zeros. A reference's text is read with its marker before it, "[ref#1] a fox", unless it has it.
-      Too long a text is cut, EOS kept, with a warning once; pictures are fitted as `images.fit_image` says.
+      Too long a text is cut, EOS kept, with a warning once; pictures are fitted as `images.fit_image` says. The texts
+      carry the instruction's features where it has some and layout.feature_width asks for them.
     Raises:
       InstructionError: what `check` finds; more than K references; a picture that is not [h, w, 3] uint8; a cut that
-        would lose a marker.
+        would lose a marker. FeatureError: features that are not of these tokens.
     """
     check(instruction)
     with _at(instruction.source):
         context = _pack_context(instruction.references, tokenizer, layout)
         with _at("text"):
-            return Text(*_pack_text(instruction.text, tokenizer, layout.text_length, "text_length")), context
+            text = Text(*_pack_text(instruction.text, tokenizer, layout.text_length, "text_length"))
+    if layout.feature_width and instruction.features is not None:
+        return features.pack(instruction.features, text, context, layout.feature_width)
+    return text, context
 
 
 def context_text(reference: Reference) -> str:

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -108,7 +109,8 @@ def make_loader(
     """The loader that `data` describes, over one split ('train', 'validation' or 'test').
 
     loader='memory' makes examples of tasks from a corpus, and augments in 'train' only; loader='records' streams the
-    prepared data sets ROOT/NAME, with ROOT = data.records, that the mixture names. Raises ValueError, one line: an
+    prepared data sets ROOT/NAME, with ROOT = data.records, that the mixture names; with layout.feature_width their text
+    features too. Raises ValueError, one line: an
     unknown loader, a bad mixture, a corpus or data sets that are missing, or a task that has nothing to work on there.
     """
     if not 0 <= seed < SEEDS:
@@ -196,7 +198,7 @@ def _select(corpus: Corpus, split: str) -> Corpus:
 
 
 def _stack_text(texts: Sequence[Text]) -> Text:
-    return Text(np.stack([text.tokens for text in texts]), np.stack([text.mask for text in texts]))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *texts)
 
 
 def _stack_context(contexts: Sequence[Context]) -> Context:

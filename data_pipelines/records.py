@@ -5,8 +5,9 @@ A data set is a folder ROOT/NAME with a folder a split, each with `manifest.json
     uint32 n | uint32 length_1 ... length_n | part_1 ... part_n          (little endian)
 
 Part 1 is JSON (UTF-8), the other parts are PNG, JPEG or WebP files. In a data set of kind "examples" the JSON is a line
-of training JSONL, where "image" and "target" are numbers of parts, with the "key" and "group" of the item it came from;
-kind "clusters" is data_pipelines/retrieval/clusters.py. Needs no TensorFlow. The writer is record_writer.py.
+of training JSONL, where "image" and "target" are numbers of parts, with the "key" and "group" of the item it came from,
+and with "features" where a text encoder has run already: data_pipelines/features.py. Kind "clusters" is
+data_pipelines/retrieval/clusters.py. Needs no TensorFlow. The writer is record_writer.py.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from data_pipelines import features
 from data_pipelines.images import ImageError, encode_image, read_image
 from data_pipelines.instruction import Instruction, InstructionError, Reference, check, to_json
 from data_pipelines.wording import Example
@@ -50,6 +52,14 @@ def encode(example: Example, key: str = "", group: str = "", encoding: str = "pn
     names = [str(part) for part in range(3, len(pictures) + 2)]
     fields = to_json(example.instruction, names) | {"target": "2", "task": example.task, "key": key, "group": group}
     return join_parts([json.dumps(fields, ensure_ascii=False).encode(), *(encode_image(p, encoding) for p in pictures)])
+
+
+def with_features(record: bytes, texts: Sequence[np.ndarray]) -> bytes:
+    """The record of an example with the features [n, D] of its text and of each reference's as one more part."""
+    header, *files = split_parts(record)
+    part, about = features.join(texts)
+    fields = parse_header(header) | {"features": about | {"part": str(len(files) + 2)}}
+    return join_parts([json.dumps(fields, ensure_ascii=False).encode(), *files, part])
 
 
 def join_parts(parts: Sequence[bytes]) -> bytes:
@@ -99,10 +109,12 @@ def decode(record: bytes, picture: Callable[[memoryview], np.ndarray] = open_pic
             Reference(item["marker"], item["text"], picture(_part(files, item["image"])))
             for item in fields["references"]
         )
-        instruction = Instruction(fields["text"], references)
+        stored = fields.get("features")
+        texts = features.split(_part(files, stored["part"]), stored) if stored is not None else None
+        instruction = Instruction(fields["text"], references, features=texts)
         check(instruction)
         return Example(instruction, picture(_part(files, fields["target"])), str(fields["task"]))
-    except InstructionError as error:
+    except (InstructionError, features.FeatureError) as error:
         raise RecordError(f"the record's {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"the record's JSON is damaged ({type(error).__name__} {error}): {_MEND}") from error

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells at its import of libraries that it lacks,
@@ -23,6 +24,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from data_pipelines.datasets import DataSet, open_datasets
+from data_pipelines.features import DTYPES
 from data_pipelines.instruction import Layout, pack
 from data_pipelines.loader import PREFETCH, Loader, LoaderError
 from data_pipelines.mixture import PERIOD, Mixture
@@ -53,6 +55,8 @@ class StreamingLoader(Loader):
         super().__init__(**common)
         tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
         self._datasets = datasets
+        about = datasets[0].reader.manifest.get("text_features", {})  # the same in all: open_datasets
+        self._feature_dtype = DTYPES.get(about.get("dtype"))
         self._totals = np.array([len(dataset) for dataset in datasets], np.int64)
         # Well mixed: under keys of small numbers the shuffle leaves much in its place.
         states = [np.random.SeedSequence((seed, task)).generate_state(2) for task in range(len(self.tasks))]
@@ -111,7 +115,9 @@ class StreamingLoader(Loader):
         side, slots = layout.image_size, layout.max_references
 
         def text(*shape: int) -> Text:
-            return Text(np.empty(shape, np.int32), np.empty(shape, bool))
+            width = layout.feature_width
+            features = np.empty((*shape, width), self._feature_dtype) if width else None
+            return Text(np.empty(shape, np.int32), np.empty(shape, bool), features)
 
         context = Context(
             images=np.empty((count, slots, side, side, 3), np.uint8),
@@ -129,9 +135,9 @@ class StreamingLoader(Loader):
         except ValueError as error:
             raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
         batch.image[row] = example.target
-        batch.text.tokens[row], batch.text.mask[row] = text.tokens, text.mask
-        batch.context.images[row], batch.context.mask[row] = context.images, context.mask
-        batch.context.text.tokens[row], batch.context.text.mask[row] = context.text.tokens, context.text.mask
+        for whole, one in ((batch.text, text), (batch.context, context)):
+            for into, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(one), strict=True):
+                into[row] = leaf
 
     def _read(self, task: int, number: int, epoch: int) -> Example:
         dataset = self._datasets[task]

@@ -85,9 +85,14 @@ def shrink(image: Array, size: int) -> Array:
 
 
 def encode(model: Model, params: dict, text: Text, context: Context | None = None) -> Cond:
-    """Instruction arrays -> Cond: text encoder, context encoder, and every layer's keys and values."""
+    """Instruction arrays -> Cond: text encoder, context encoder, and every layer's keys and values.
+
+    Texts that carry their features need no text encoder, neither time nor parameters.
+    """
 
     def features(x: Text) -> Array:
+        if x.features is not None:
+            return x.features.astype(model.text_encoder.dtype)
         return model.text_encoder.apply({"params": params["text_encoder"]}, x.tokens, x.mask)
 
     references = None

@@ -17,10 +17,11 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Text:
-    """Token ids and their padding mask."""
+    """Token ids and their padding mask; with `features` the text encoder has run already."""
 
     tokens: Array  # [*B, L] int32
     mask: Array  # [*B, L] bool, True at real tokens
+    features: Array | None = None  # [*B, L, D], zeros at the padding: read from records, or None
 
 
 @flax.struct.dataclass
