@@ -69,9 +69,6 @@ def run(options: argparse.Namespace, extra: list[str]) -> None:
         print(f"# file {path}\n{text}")
         print("\n".join(f"$ {shlex.join(command)}" for command in commands))
         return
-    (Path(options.storage) / job["workdir"] if options.where == "slurm" else path.parent).mkdir(
-        parents=True, exist_ok=True
-    )
     write_text(path, text)
     if options.where == "tpu":
         keep(*commands)
@@ -184,7 +181,7 @@ def slurm(options: argparse.Namespace, job: dict) -> tuple[Path, str, list[list[
         time=options.time,
         restarts=options.restarts,
     )
-    path = ROOT / job["workdir"] / "launch" / "job.sh"
+    path = Path(options.storage) / job["workdir"] / "launch" / "job.sh"  # the log's folder must be there
     return path, text, [["sbatch", str(path)]]
 
 
@@ -209,7 +206,9 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
         elif state == "ACTIVE" and (code := call(ask, check=False)):
             call(delete)
             if code != "0":
-                raise LaunchError(f"training ended with exit code {code}; see log.txt in its workdir")
+                raise LaunchError(
+                    f"ended with exit code {code}: see log.txt in its workdir, or none is mounted"
+                )
             return
         time.sleep(POLL)
 

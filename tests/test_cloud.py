@@ -91,6 +91,21 @@ def with_tools(folder: Path, tools: dict[str, str], environment: dict) -> dict:
     return environment | {"PATH": f"{folder}:{environment['PATH']}"}
 
 
+@pytest.mark.parametrize(
+    ("codes", "starts", "ended"),
+    [("75 134 0", 3, "0"), ("2", 1, "2"), ("1 1 1 1", 3, "1")],
+)
+def test_a_tpu_host_trains_again_after_a_stop_or_a_crash_and_tells_how_it_ended(codes, starts, ended, capsys, tmp_path):
+    text, _ = dry_run(capsys, "tpu", "--config=experiments/stage2.py", "--restarts=3")
+    (tmp_path / "codes").write_text("\n".join(codes.split()) + "\n")
+    docker = f"[ $1 = rm ] && exit; cd {tmp_path}; code=$(head -n 1 codes); sed -i 1d codes; echo trained; exit $code"
+    tools = {"docker": docker, **dict.fromkeys(("mountpoint", "dpkg", "gcloud", "sleep"), "exit 0")}
+    script = text.replace("/mnt/imagen", str(tmp_path)).replace("/var/run", str(tmp_path))
+    done = subprocess.run(["bash", "-c", script], env=with_tools(tmp_path, tools, os.environ), capture_output=True)
+    assert (tmp_path / "imagen_exit_code").read_text() == f"{ended}\n", done.stderr
+    assert (tmp_path / "runs" / "stage2" / "log.txt").read_text() == "trained\n" * starts
+
+
 # A cloud that takes the slice away once: its answers, one a call of describe and of ssh.
 GCLOUD = """
 cd {folder}; echo "$3 $4" >> calls
