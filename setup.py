@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["imagen_jax*", "data_pipelines*", "experiments*"]),
-    package_data={"data_pipelines": ["assets/*", "fixture/*", "fixture/sheets/*", "templates/*.txt"]},
+    package_data={
+        "imagen_jax": ["released/*"],
+        "data_pipelines": ["assets/*", "fixture/*", "fixture/sheets/*", "templates/*.txt"],
+    },
     install_requires=[
         "absl-py>=2.1,<3",
         "etils[epath]>=1.9,<2",
@@ -45,6 +48,8 @@ setup(
             "tensorflow-cpu>=2.21,<2.22",
             "tensorflow-datasets>=4.9.8,<5",
         ],
+        # Compiling for TPU slices without one (config.plan.compile); its libtpu is proprietary.
+        "plan": ["jax[tpu]>=0.10.2,<0.13"],
         "test": ["chex>=0.1.90,<0.2", "pytest>=8,<10", "ruff>=0.17,<0.18"],
         # Live parity of the T5 encoder; the tests use a recording where this is missing.
         "parity": ["torch>=2.13,<3", "transformers>=5.17,<6"],

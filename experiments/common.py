@@ -76,6 +76,7 @@ SCALE = {
     ),
     "paper": dict(  # 64 TPU v4
         data=dict(loader="records", max_references=3, text_length=128, reference_text_length=32),
+        model=dict(remat="block"),
         train=dict(checkpoint_every=5000),
     ),
 }
