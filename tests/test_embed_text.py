@@ -30,8 +30,9 @@ from imagen_jax import train as train_lib
 from imagen_jax.evaluation import training_report
 from imagen_jax.nn.t5 import T5Config, T5Encoder
 from imagen_jax.train_step import Objective, draw, losses
-from tests import tiny
+from tests import test_t5x, tiny
 from tests.small_corpus import LAYOUT, make_memory_loader
+from tests.small_run import write_run
 
 TASKS = ("text_to_image", "style_transfer")
 T5 = dict(emb=16, heads=2, head_dim=8, mlp=24, layers=2, vocab_size=32128)
@@ -296,3 +297,19 @@ def test_what_cannot_be_embedded_is_one_line_and_leaves_nothing(root, tmp_path, 
         assert not output.exists() or not list(output.iterdir())
     assert embed([plain], root / "float32", root / "t5") == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_encoder_may_be_a_runs_or_a_t5x_checkpoint(tmp_path, monkeypatch):
+    mesh = partition.make_mesh({"fsdp": -1})
+    config, params = embed_text.load_encoder(str(write_run(tmp_path / "run")), "", mesh)
+    assert params["token_embedder"]["embedding"].shape == (config.vocab_size, config.emb) == (32128, 16)
+    (tmp_path / "t5x").mkdir()
+    test_t5x.write(tmp_path / "t5x", test_t5x.arrays())
+    with pytest.raises(embed_text.EmbedError, match=r"a T5X checkpoint does not tell its sizes: give --size=small"):
+        embed_text.load_encoder(str(tmp_path / "t5x"), "", mesh)
+    monkeypatch.setitem(embed_text.T5_SIZES, "small", T5Config(**test_t5x.CONFIG))
+    _, params = embed_text.load_encoder(str(tmp_path / "t5x"), "small", mesh)
+    saved = test_t5x.arrays()
+    assert {path: leaf.tobytes() for path, leaf in flatten_dict(jax.device_get(params), sep="/").items()} == {
+        path: leaf.tobytes() for path, leaf in saved.items()
+    }
