@@ -206,9 +206,7 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
         elif state == "ACTIVE" and (code := call(ask, check=False)):
             call(delete)
             if code != "0":
-                raise LaunchError(
-                    f"ended with exit code {code}: see log.txt in its workdir, or none is mounted"
-                )
+                raise LaunchError(f"ended with exit code {code}: see log.txt in its workdir, or none is mounted")
             return
         time.sleep(POLL)
 
