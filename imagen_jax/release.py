@@ -1,4 +1,4 @@
-"""A trained model as one small folder to give away: config.json, weights.safetensors and a MODEL_CARD.md beside them.
+"""A trained model as one small folder to give away: run.json, weights.safetensors and a MODEL_CARD.md beside them.
 
 It holds the EMA weights that inference uses and nothing else of a run. `released` names the folder in this package; a
 release stands wherever a trained run may: --mode=sample, --mode=eval and config.init_from.
@@ -20,7 +20,7 @@ from imagen_jax.workdir import write_bytes, write_json
 RELEASED = Path(__file__).parent / "released"
 NAME = "released"  # how a command line calls it
 DTYPES = ("bfloat16", "float32")
-_WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
+_WEIGHTS, _RUN = "weights.safetensors", "run.json"
 
 
 class ReleaseError(ValueError):
@@ -37,19 +37,23 @@ def is_release(folder: str | Path) -> bool:
     return (Path(folder) / _WEIGHTS).exists()
 
 
-def write_release(folder: Path, params: dict, config: dict, dtype: str = "bfloat16") -> int:
-    """Write weights, then config; returns the bytes of the weights. Raises ReleaseError for an unknown dtype."""
+def write_release(folder: Path, params: dict, about: dict, dtype: str = "bfloat16") -> int:
+    """Write the weights, and `about`: {"config", "next_example"} as in a checkpoint; returns the bytes of the weights.
+
+    Raises:
+      ReleaseError: an unknown dtype.
+    """
     if dtype not in DTYPES:
         raise ReleaseError(f"dtype '{dtype}' is none of {', '.join(DTYPES)}")
     flat = {name: leaf.astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
     data = save(flat)
-    write_json(folder / _CONFIG, config)
+    write_json(folder / _RUN, about)
     write_bytes(folder / _WEIGHTS, data)
     return len(data)
 
 
 def read_release(folder: str | Path, place: Callable[[Any], Any]) -> tuple[dict, dict]:
-    """(parameters in float32, {"config": ...}), as a checkpoint gives them.
+    """(parameters in float32, what `write_release` was told about the run).
 
     `place` maps the abstract tree to its shardings.
 
@@ -58,10 +62,10 @@ def read_release(folder: str | Path, place: Callable[[Any], Any]) -> tuple[dict,
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / _CONFIG).read_text())
+        about = json.loads((folder / _RUN).read_text())
         with safe_open(folder / _WEIGHTS, framework="flax") as file:
             flat = {name: file.get_tensor(name).astype(jnp.float32) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise ReleaseError(f"{folder}: not a whole release ({error}); fetch the folder again") from None
     params = unflatten_dict(flat, sep="/")
-    return jax.device_put(params, place(jax.eval_shape(lambda: params))), {"config": config}
+    return jax.device_put(params, place(jax.eval_shape(lambda: params))), about

@@ -23,6 +23,7 @@ class Run(NamedTuple):
     config: ConfigDict
     model: Model
     params: dict  # the whole tree, EMA weights
+    step: int = 0  # trained for
 
 
 class RunError(ValueError):
@@ -39,7 +40,8 @@ def open_run(workdir: str | Path, mesh: Mesh) -> Run:
         raise RunError(f"{workdir}: no trained model there; train it first, or name its folder with --workdir")
     params, extra = _restore_ema(workdir, mesh, None)
     config = ConfigDict(extra["config"], convert_dict=True)
-    return Run(config, model_lib.make_model(config), params | load_frozen(config, mesh))
+    step = extra["next_example"] // config.train.batch_size
+    return Run(config, model_lib.make_model(config), params | load_frozen(config, mesh), step)
 
 
 def has_run(workdir: str | Path) -> bool:

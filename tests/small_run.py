@@ -26,6 +26,6 @@ def write_run(folder: Path) -> Path:
     shapes = jax.eval_shape(functools.partial(model_lib.init, model), jax.random.key(0))
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), shapes)
     checkpointer = Checkpointer(runs.checkpoint_dir(folder), keep=1)
-    checkpointer.save(1, {"ema": params}, {"config": config_json(config)})
+    checkpointer.save(1, {"ema": params}, {"config": config_json(config), "next_example": config.train.batch_size})
     checkpointer.close()
     return folder

@@ -49,7 +49,7 @@ def write_run(workdir, config) -> None:
     """A checkpoint of random weights, and the metrics of some steps."""
     params = tiny.perturbed(tiny.init(model_lib.make_model(config)))
     checkpointer = Checkpointer(runs.checkpoint_dir(workdir), keep=1)
-    checkpointer.save(7, {"ema": params}, {"config": config_json(config), "next_example": 7})
+    checkpointer.save(7, {"ema": params}, {"config": config_json(config), "next_example": 7 * config.train.batch_size})
     checkpointer.close()
     rows = [{"step": step, "loss": 1 / step, "loss/task_mask": None if step == 1 else 0.5} for step in (1, 2, 3)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -14,14 +14,15 @@ MESH = dict(data=1, fsdp=-1, tensor=1)
 @pytest.fixture
 def folder(tmp_path):
     _, params = tiny.model_and_params()
-    release.write_release(tmp_path / "small", params, config_json(tiny.config()))
+    about = {"config": config_json(tiny.config()), "next_example": 7 * tiny.config().train.batch_size}
+    release.write_release(tmp_path / "small", params, about)
     return tmp_path / "small"
 
 
 def test_it_opens_as_a_run(folder):
     run = runs.open_run(folder, partition.make_mesh(MESH))
     net, params = tiny.model_and_params()
-    assert run.model == net
+    assert run.model == net and run.step == 7
     assert jax.tree.structure(run.params) == jax.tree.structure(params)
     for ours, theirs in zip(jax.tree.leaves(run.params), jax.tree.leaves(params), strict=True):
         assert ours.dtype == np.float32

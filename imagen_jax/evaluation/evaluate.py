@@ -22,7 +22,7 @@ from data_pipelines.instruction import Layout, layout_of
 from data_pipelines.loader import make_loader
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT, Case, Suites, open_suites
 from data_pipelines.text import load_tokenizer
-from imagen_jax import cascade, checkpoint, partition, runs
+from imagen_jax import cascade, partition, runs
 from imagen_jax.evaluation import arms, curves, page, report, training_report
 from imagen_jax.evaluation.arms import Pictures
 from imagen_jax.evaluation.judges import Judges, open_judges
@@ -68,7 +68,7 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     pictures = draw_all(run, config, mesh, suites, chosen, layout, workdir / FOLDER / "pictures")
     facts = {
         "run": run.config.name,
-        "step": _step(source),
+        "step": run.step,
         "command": command,
         "corpus": corpus,
         "image_size": layout.image_size,
@@ -92,12 +92,6 @@ def layout_for(run: Run) -> Layout:
     if not run.model.unet.config.context_levels:
         return layout
     return dataclasses.replace(layout, **{name: max(least, getattr(layout, name)) for name, least in ROOM.items()})
-
-
-def _step(source: str | Path) -> int | None:
-    """The steps that the run was trained for; None of a release, which does not know."""
-    folder = runs.checkpoint_dir(source)
-    return checkpoint.describe(folder)["step"] if checkpoint.has_checkpoint(folder) else None
 
 
 def _left_out_sets(judges: Judges) -> dict[str, str]:

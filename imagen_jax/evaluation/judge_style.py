@@ -28,7 +28,7 @@ def class_of(style: str) -> str:
 class StyleJudge(Judge):
     """Pictures -> style keys, black drawings included; `model` for any view of a model."""
 
-    name, steps, batch_size, rate = "style", 1500, 64, 2e-3
+    name, steps, batch_size, rate = "style", 3000, 64, 2e-3
 
     def __init__(self, pool: Pool):
         self._pool = pool

@@ -22,7 +22,7 @@ TEMPERATURE = 0.1
 class SubjectJudge(Judge):
     """Pictures -> vectors of length 1, by a supervised contrastive loss over designs (Khosla et al. 2020)."""
 
-    name, steps, batch_size, rate = "subject", 1000, 64, 2e-3
+    name, steps, batch_size, rate = "subject", 1500, 64, 2e-3
 
     def __init__(self, pool: Pool):
         self._pool, self.network = pool, Vector(FEATURES)
