@@ -20,7 +20,7 @@ BLACK = (0, 0, 0)
 class DepthJudge(Judge):
     """Pictures -> depth maps as the corpus draws them: near is bright, and where there is nothing 0."""
 
-    name, steps, batch_size, rate = "depth", 900, 64, 2e-3
+    name, steps, batch_size, rate = "depth", 400, 64, 2e-3
 
     def __init__(self, pool: Pool):
         self._pool, self.network = pool, Depth()
