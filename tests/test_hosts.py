@@ -63,7 +63,7 @@ def test_two_processes_one_killed_and_both_restarted_give_the_losses_of_one(tmp_
     one = start(whole, cache, 2)
     pair = start_two(shared, cache)
     end_after(5, pair)  # a checkpoint of step 3 is there, or under way; alone, either is ended by JAX after 100 s
-    assert 5 <= losses(shared)[-1]["step"] < STEPS
+    assert 4 <= losses(shared)[-1]["step"] < STEPS
     pair = start_two(shared, cache)
     if TO_THE_END:
         told = [process.communicate(timeout=1000) for process in (*pair, one)]
@@ -75,7 +75,8 @@ def test_two_processes_one_killed_and_both_restarted_give_the_losses_of_one(tmp_
     else:
         end_after(STEPS, pair)
         end_after(STEPS, [one])
-    assert losses(shared) == losses(whole)
+    whole_rows = STEPS if TO_THE_END else STEPS - 1  # a step is printed before it is written
+    assert losses(shared)[:whole_rows] == losses(whole)[:whole_rows] and len(losses(whole)) >= whole_rows
     assert len(list((shared / "tensorboard").iterdir())) == 2, "one file a start, of the first process"
 
 
