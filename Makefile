@@ -1,4 +1,5 @@
-# make demo: see it work. make test: the tests. Both install what they need into .venv first.
+# make demo: see it work, first with the released model, then with one trained anew. make test: the tests.
+# Both install what they need into .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -6,6 +7,7 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.demo
+	$(RUN) -m imagen_jax.main --config=experiments/stage2.py --mode=sample --config.sample.run=released
 	$(RUN) -m imagen_jax.main --config=experiments/stage2.py
 
 test: $(VENV)/.test lint

@@ -66,7 +66,7 @@ SCALE = {
         data=dict(corpus="data/emoji,data/furniture"),
         optim=dict(learning_rate=1.5e-3, warmup_steps=50, ema_decay=0.998),
         train=dict(batch_size=32, log_every=20, checkpoint_every=100, sample_every=1000),
-        sample=dict(method="dpm_solver_2m", steps=24, guidance="constant", guidance_weight=2.0),
+        sample=dict(method="dpm_solver_2m", steps=16, guidance="constant", guidance_weight=2.0),
     ),
     "small": dict(  # one accelerator, the same corpora
         data=dict(corpus="data/emoji,data/furniture"),

@@ -151,7 +151,7 @@ def test_the_packed_instruction_is_the_same_in_training_and_sampling(stage2):
 BAD_FLAGS = {
     "--config.train.stpes=3": 'Did you mean "steps"',
     "--config=experiments/stage3.py": "stage3.py",
-    "--config=experiments/stage2.py:huge": "tiny, small, paper",
+    "--config=experiments/stage2.py:huge": "tiny, laptop, small, paper",
     "--config.train.keep_every=150": "multiple of config.train.checkpoint_every=100",
     "--config.train.log_every=0": "config.train.log_every=0 must be at least 1",
     "--config.init_from=nowhere": "config.init_from: no checkpoint in nowhere",
@@ -160,7 +160,8 @@ BAD_FLAGS = {
     "--config.data.corpus=nowhere": "data_pipelines.prepare emoji",
     "--config.data.mixture.edge=0.9": "sum",
     "--config.mesh.data=3": "mesh data=3",
-    "--mode=sample": "--instruction=FILE.json",
+    "--instruction=a.json": "--instruction=FILE.json is for --mode=sample",
+    "--mode=sample": "no trained model there",
 }
 
 
