@@ -280,7 +280,10 @@ def measured(**means) -> dict:
     suites: dict = {}
     for name, mean in means.items():
         suite, measure, arm = name.split("__")
-        suites.setdefault(suite, {"measures": {}})["measures"].setdefault(measure, {})[arm] = {"mean": mean}
+        suites.setdefault(suite, {"measures": {}})["measures"].setdefault(measure, {})[arm] = {
+            "mean": mean,
+            "count": 32,
+        }
     return suites
 
 
@@ -299,6 +302,8 @@ MEASURED = {
         ("met", dict(subject__subject__model=0.3, subject__subject__text_only=0.1)),
         ("not met", dict(subject__subject__model=0.29, subject__subject__text_only=0.1)),
         ("not met", dict(subject__subject__model=0.0, subject__subject__text_only=0.0)),
+        ("not met", dict(subject__subject__model=2 / 32, subject__subject__text_only=0.0)),
+        ("met", dict(subject__subject__model=3 / 32, subject__subject__text_only=0.0)),
     ],
     "styled_subject: both at once": [
         (status, {f"styled_subject__{m}__{arm}": mean for (m, arm), mean in {

@@ -73,7 +73,9 @@ def _transfer(suites: Suites, losses: Mapping) -> tuple[float, float]:
 
 
 def _subject(suites: Suites, losses: Mapping) -> tuple[float, float]:
-    return _mean(suites, "subject", SUBJECT, MODEL), 3 * _mean(suites, "subject", SUBJECT, TEXT_ONLY)
+    """The text alone counts as one hit at least: three times nothing would be no threshold."""
+    baseline = suites["subject"]["measures"][SUBJECT][TEXT_ONLY]
+    return _mean(suites, "subject", SUBJECT, MODEL), 3 * max(baseline["mean"], 1 / baseline["count"])
 
 
 def _styled_subject(suites: Suites, losses: Mapping) -> tuple[float, float]:
@@ -94,7 +96,7 @@ TARGETS = (
     *(_control(suite, measure) for suite, measure in CONTROL.items()),
     *(_style(suite) for suite in ("style", "style_transfer")),
     Target("style_transfer: more than the content", "aligned PSNR (dB), 3 dB above copying the content", _transfer),
-    Target("subject: recognised", f"{SUBJECT}, 3 times the text alone", _subject),
+    Target("subject: recognised", f"{SUBJECT}, 3 times the text alone (one hit at least)", _subject),
     Target(
         "styled_subject: both at once",
         f"least gain, in {SUBJECT} over the style alone and in {STYLE} over the subject alone",
