@@ -109,7 +109,8 @@ def fetch(package: Package, cache: Path = CACHE) -> Path:
     if cached(package, cache):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    # Absolute, as the clients run in it: Python 3.11 makes no relative folder absolute by itself.
+    with tempfile.TemporaryDirectory(dir=target.parent.absolute()) as folder:
         _download(package, folder)
         archive = Path(folder) / package.archive
         found = _sha256(archive) if archive.exists() else "no file"

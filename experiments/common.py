@@ -23,7 +23,7 @@ BASE = {
     ),
     "laptop": dict(
         image_size=32, channels=(64, 160), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
-        heads=4, head_dim=32, cond_channels=160, context_positions=True,
+        heads=4, head_dim=32, cond_channels=160, context_positions=True, context_pool=True, upsample="shuffle",
     ),
     "small": dict(
         image_size=64, channels=(192, 448), blocks=(4, 4), text_levels=(2,), context_levels=(2,),
@@ -134,6 +134,8 @@ def defaults(name: str) -> ConfigDict:
             cond_channels=0,
             context_zero_start=True,  # [I] the adapted model starts equal to the one it takes over
             context_positions=False,  # [I] 2-D sine code on context queries and keys
+            context_pool=False,  # [I] references, pooled, join the time embedding as the text does
+            upsample="nearest",  # after a convolution [P]; or 'shuffle': depth to space of four times its channels
             dtype="float32",  # of the computation; parameters are float32
             remat="none",  # 'block': less memory, as the backward pass computes every block again
         )

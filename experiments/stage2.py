@@ -15,7 +15,11 @@ MIXTURES = {
     "tiny": dict(  # the bundled corpus has no depth
         text_to_image=0.10, line=0.14, edge=0.14, mask=0.10, subject=0.14, style=0.10, style_transfer=0.18, edit=0.10,
     ),
-    "small": dict(  # of `:laptop` too
+    "laptop": dict(  # more of what is hard to learn: subject and style
+        text_to_image=0.08, line=0.11, edge=0.10, depth=0.08, mask=0.08, subject=0.18, style=0.14, style_transfer=0.15,
+        edit=0.08,
+    ),
+    "small": dict(
         text_to_image=0.08, line=0.12, edge=0.13, depth=0.10, mask=0.08, subject=0.14, style=0.10, style_transfer=0.16,
         edit=0.09,
     ),
@@ -32,7 +36,7 @@ STEPS = {"tiny": 650, "laptop": 6_000, "small": 3_000, "paper": 400_000}  # [P] 
 def get_config(size: str = "tiny"):
     config = common.get_config("stage2", size)
     common.follow(config, "stage1", size)
-    config.data.mixture.update(MIXTURES["small" if size == "laptop" else size])
+    config.data.mixture.update(MIXTURES[size])
     config.train.steps = STEPS[size]
     if size == "laptop":
         config.model.context_zero_start = False  # as in its stage 1

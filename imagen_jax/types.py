@@ -57,6 +57,7 @@ class Cond:
     context: Any = None
     context_mask: Array | None = None  # [B, K] bool
     pooled: Array | None = None  # [B, D] attention-pooled text
+    context_pooled: Array | None = None  # [B, D] attention-pooled references, where the model has them
     lowres: Array | None = None  # [B, h, w, 3] in [-1, 1], the augmented low-resolution picture (super-resolution)
     lowres_logsnr: Array | None = None  # [B] the augmentation level that the model is told
 

@@ -52,7 +52,7 @@ def test_output_is_zero_at_initialisation():
 def test_adapted_model_starts_equal_to_the_one_it_takes_over():
     batch = tiny.batch()
     plain, before = tiny.model_and_params(context_levels=())
-    adapted = model_lib.make_model(tiny.config(context_zero_start=True))
+    adapted = model_lib.make_model(tiny.config(context_zero_start=True, context_pool=True))
     params, report = pretrained.warm_start(tiny.init(adapted, seed=3), before)
     assert report.new and all("context" in name for name in report.new)
     assert difference(output(adapted, params, batch), output(plain, before, batch)) == 0.0
@@ -61,7 +61,7 @@ def test_adapted_model_starts_equal_to_the_one_it_takes_over():
 
 
 def test_a_masked_reference_has_exactly_zero_gradient():
-    net, params = tiny.model_and_params()
+    net, params = tiny.model_and_params(context_pool=True)
     batch = tiny.batch()
     mask = np.array([[True, False], [False, True]])
 
@@ -82,7 +82,7 @@ def test_a_masked_reference_has_exactly_zero_gradient():
 
 
 def test_no_reference_and_no_text_give_numbers():
-    net, params = tiny.model_and_params()
+    net, params = tiny.model_and_params(context_pool=True)
     batch = tiny.batch()
     empty = batch.context.replace(mask=np.zeros((2, 2), bool))
     no_text = batch.text.replace(mask=np.zeros((2, 6), bool))
@@ -91,7 +91,7 @@ def test_no_reference_and_no_text_give_numbers():
 
 
 def test_order_of_the_references_carries_no_meaning():
-    net, params = tiny.model_and_params()
+    net, params = tiny.model_and_params(context_pool=True)
     batch = tiny.batch()
     reversed_list = jax.tree.map(lambda x: x[:, ::-1], batch.context)
     assert difference(output(net, params, batch), output(net, params, batch, reversed_list)) < 1e-4
@@ -124,7 +124,7 @@ def test_position_code_tells_where_in_the_reference_a_pixel_is():
 
 
 def test_dropped_conditions_have_no_influence():
-    net, params = tiny.model_and_params()
+    net, params = tiny.model_and_params(context_pool=True)
     batch, other = tiny.batch(seed=0), tiny.batch(seed=1)
     none = output(net, params, batch, drop_text=True, drop_context=True)
     assert (
@@ -135,6 +135,25 @@ def test_dropped_conditions_have_no_influence():
     assert difference(text_only, output(net, params, batch, other.context, drop_context=True)) == 0.0
     assert difference(text_only, none) > 0.01
     assert difference(text_only, output(net, params, batch)) > 0.01
+
+
+def test_pooled_references_reach_a_model_without_context_attention_on_them():
+    """The pooled vector alone carries a reference: every layer's context attention is switched off."""
+    net, params = tiny.model_and_params(context_pool=True)
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, x: 0 * x if "context_attention" in jax.tree_util.keystr(path) else x, params
+    )
+    batch, other = tiny.batch(seed=0), tiny.batch(seed=1)
+    assert difference(output(net, silent, batch), output(net, silent, batch, other.context)) > 1e-3
+
+
+def test_shuffled_up_sampling_tells_the_quarters_of_a_position_apart():
+    """One constant lower level: copied it stays constant away from the border, shuffled it has four values."""
+    for mode, values in (("nearest", 1), ("shuffle", 4)):
+        net, params = tiny.model_and_params(upsample=mode)
+        h = jnp.ones((1, 8, 8, 16))
+        fine = net.unet.apply({"params": params["unet"]}, 0, h, method="_finer")
+        assert len(np.unique(np.round(np.asarray(fine[0, 4:-4, 4:-4, 0]), 4))) == values
 
 
 def test_super_resolution_reads_its_low_resolution_picture_and_its_noise_level():

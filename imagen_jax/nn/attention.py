@@ -81,12 +81,13 @@ class CrossAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One learned query over the text tokens (Imagen's pooled text): [B, L, D], mask [B, L] -> [B, features]."""
+    """One learned query over the tokens (Imagen's pooled text): [B, L, D], mask [B, L] -> [B, features]."""
 
     features: int
     heads: int
     head_dim: int
     dtype: Dtype = jnp.float32
+    zero_start: bool = False  # the pooled vector is zero at initialisation
 
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -95,4 +96,6 @@ class AttentionPool(nn.Module):
         query = self.param("query", nn.initializers.normal(1.0), (self.heads, self.head_dim)).astype(self.dtype)
         query = jnp.broadcast_to(query, (shape[0], 1, *shape[2:]))
         pooled = attend(query, k.reshape(shape), v.reshape(shape), mask | ~mask.any(-1, keepdims=True))
-        return nn.Dense(self.features, dtype=self.dtype, name="out")(pooled.reshape(shape[0], -1))
+        out_init = nn.initializers.zeros if self.zero_start else nn.initializers.lecun_normal()
+        out = nn.Dense(self.features, dtype=self.dtype, kernel_init=out_init, name="out")
+        return out(pooled.reshape(shape[0], -1))

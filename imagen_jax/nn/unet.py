@@ -22,7 +22,7 @@ from imagen_jax.nn.layers import GroupNorm, ResidualBlock, conv3x3, depth_to_spa
 from imagen_jax.schedules import choose
 from imagen_jax.types import Cond
 
-# What comes up from a lower level enters at a tenth of its size. It carries the text and grows fast in the first steps;
+# What comes up from a lower level enters at a fifth of its size. It carries the text and grows fast in the first steps;
 # at full size the normalisation then drowns the picture's own detail, and training from scratch stands still for
 # hundreds of steps (WORKSPACE.md has the figures).
 LOWER_LEVEL_GAIN = 0.2
@@ -43,6 +43,8 @@ class UNetConfig:
     context_positions: bool  # 2-D sine code on context queries and keys; the paper states none
     lowres: bool  # True: super-resolution, conditioned on a low-resolution picture
     dtype: str = "float32"
+    upsample: str = "nearest"  # Table 5; or 'shuffle': the convolution writes four times the channels, depth to space
+    context_pool: bool = False  # references join the time embedding too, pooled as the text is
     remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
 
 
@@ -99,7 +101,11 @@ class UNet(nn.Module):
         self.downsample = [conv3x3(width, c.dtype, stride=2) for width in c.channels]
         self.down = [blocks(level) for level in levels]
         self.up = [blocks(level) for level in reversed(levels)]
-        self.upsample = [conv3x3(width, c.dtype) for width in c.channels[-2::-1]]
+        finer = c.channels[-2::-1]
+        if choose("model.upsample", c.upsample, {"nearest": False, "shuffle": True}):
+            self.shuffle = [conv3x3(4 * width, c.dtype) for width in finer]
+        else:
+            self.upsample = [conv3x3(width, c.dtype) for width in finer]
         self.out_norm = GroupNorm(c.dtype)
         self.out_film = nn.Dense(2 * c.channels[0], dtype=c.dtype)
         self.out = conv3x3(4 * 3, "float32", kernel_init=nn.initializers.zeros)
@@ -112,6 +118,8 @@ class UNet(nn.Module):
             self.aug_in, self.aug_out = (nn.Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
         if c.context_levels:
             self.context_norm = nn.LayerNorm(dtype=c.dtype)
+        if c.context_levels and c.context_pool:
+            self.context_pool = AttentionPool(c.cond_channels, c.heads, c.head_dim, c.dtype, zero_start=True)
 
     # -- the instruction, once ------------------------------------------------------------------------------------
 
@@ -131,9 +139,12 @@ class UNet(nn.Module):
         feature_map = self._encode_references(*pictures)  # [B, K, h, w, C]
         positions = self._positions(*feature_map.shape[1:])
         tokens = feature_map.reshape(feature_map.shape[0], -1, feature_map.shape[-1])
-        return cond.replace(
+        cond = cond.replace(
             context=tuple(block.context_keys_values(tokens, positions) for block in blocks), context_mask=mask
         )
+        if not self.config.context_pool:
+            return cond
+        return cond.replace(context_pooled=self.context_pool(tokens, self._token_mask(cond)))
 
     def _text_tokens(self, text: jax.Array) -> jax.Array:
         return self.text_in(self.text_norm(text))
@@ -166,10 +177,13 @@ class UNet(nn.Module):
         return self._up(h, skips, emb, cond, context_mask)
 
     def _embedding(self, logsnr: jax.Array, cond: Cond) -> jax.Array:
-        """Noise level plus pooled text; dropped text reads the learned null vector instead."""
+        """Noise level plus pooled text (dropped text reads a learned vector), plus pooled references."""
         emb = self.time_out(nn.swish(self.time_in(logsnr_embedding(logsnr, self.config.cond_channels))))
         has_text = cond.text_mask.any(axis=-1, keepdims=True)
-        return emb + jnp.where(has_text, cond.pooled, self.null_pooled.astype(emb.dtype))
+        emb = emb + jnp.where(has_text, cond.pooled, self.null_pooled.astype(emb.dtype))
+        if cond.context_pooled is None:
+            return emb
+        return emb + jnp.where(cond.context_mask.any(axis=-1, keepdims=True), cond.context_pooled, 0.0)
 
     def _token_mask(self, cond: Cond) -> jax.Array | None:
         """[B, K] slots -> [B, K * T] tokens."""
@@ -188,6 +202,12 @@ class UNet(nn.Module):
                 layer += 1
         return h, skips
 
+    def _finer(self, index: int, h: jax.Array) -> jax.Array:
+        """From a level to the next finer one: [B, h, w, C] -> [B, 2h, 2w, C']."""
+        if self.config.upsample == "shuffle":
+            return depth_to_space(self.shuffle[index](h))
+        return upsample(self.upsample[index](h))
+
     def _up(self, h, skips, emb, cond, context_mask) -> jax.Array:
         layer = len(skips)
         for index, blocks in enumerate(self.up):
@@ -195,8 +215,8 @@ class UNet(nn.Module):
                 context = _at(cond.context, layer)
                 h = block(h, emb, cond.text[layer], cond.text_mask, context, context_mask, skips.pop())
                 layer += 1
-            if index < len(self.upsample):
-                h = LOWER_LEVEL_GAIN * upsample(self.upsample[index](h))
+            if index + 1 < len(self.up):
+                h = LOWER_LEVEL_GAIN * self._finer(index, h)
         return depth_to_space(self.out(nn.swish(self.out_norm(h, self.out_film(nn.swish(emb)))).astype(jnp.float32)))
 
 
@@ -206,7 +226,7 @@ def _at(layers: Sequence | None, index: int):
 
 def make_unet(model) -> UNet:
     """UNet from the `model` section of a config (experiments/common.py)."""
-    # `remat` is newer than some runs' configs; any other missing key is an error.
+    # The keys with defaults are newer than some runs' configs; any other missing key is an error.
     sizes = {f.name: model[f.name] for f in dataclasses.fields(UNetConfig) if f.name in model}
     # A config that has been through JSON has lists, which are no static argument of jit.
     sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
