@@ -138,6 +138,7 @@ def defaults(name: str) -> ConfigDict:
             upsample="nearest",  # after a convolution [P]; or 'shuffle': depth to space of four times its channels
             dtype="float32",  # of the computation; parameters are float32
             remat="none",  # 'block': less memory, as the backward pass computes every block again
+            scan=False,  # True: a level's blocks are a loop over stacked parameters, which compiles sooner
         )
     )
     config.text_encoder = ConfigDict(

@@ -31,10 +31,10 @@ class Model:
 
 def make_model(config) -> Model:
     """Model from a whole config (experiments/common.py)."""
-    sizes = {f.name for f in dataclasses.fields(T5Config)}
-    t5 = T5Config(**{key: value for key, value in config.text_encoder.items() if key in sizes})
+    sizes, unet = {f.name for f in dataclasses.fields(T5Config)}, make_unet(config.model)
+    t5 = T5Config(**{key: value for key, value in config.text_encoder.items() if key in sizes}, scan=unet.config.scan)
     return Model(
-        unet=make_unet(config.model),
+        unet=unet,
         text_encoder=T5Encoder(t5, config.model.dtype),
         prediction=config.diffusion.prediction,
         image_size=config.model.image_size,

@@ -48,8 +48,8 @@ class Batch:
 class Cond:
     """An encoded instruction: computed once, read at every denoising step. Every leaf leads with B.
 
-    `text` and `context` hold what the UNet's cross-attention reads: a (keys, values) pair of
-    [B, L, heads, head_dim] and [B, K * T, heads, head_dim] arrays for each attention layer.
+    `text` and `context` hold what the UNet's cross-attention reads: for each row of blocks, a (keys, values) pair of
+    [B, L, heads, head_dim] or [B, K * T, heads, head_dim] arrays for each layer (model.scan: stacked on axis 1).
     """
 
     text: Any

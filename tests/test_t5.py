@@ -1,5 +1,7 @@
 """T5 encoder: relative positions, padding, leading axes, sizes, and parity with the reference implementation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,12 @@ def test_empty_text_is_zeros_with_finite_gradients(params):
     assert (y[0] == 0).all() and (np.abs(y[1]).max(-1) > 0).all()
     grads = jax.jit(jax.grad(lambda p: T5Encoder(CONFIG).apply({"params": p}, tokens, mask).sum()))(params)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_a_loop_over_the_layers_gives_what_the_layers_give(params):
+    tokens, mask = text([12, 5, 1])
+    looped = encode(params, tokens, mask, dataclasses.replace(CONFIG, scan=True))
+    assert relative_error(looped, encode(params, tokens, mask)) < 1e-6
 
 
 def test_any_number_of_leading_axes(params):

@@ -30,6 +30,7 @@ class T5Config:
     buckets: int = 32  # of relative positions, half for each direction
     max_distance: int = 128  # at and beyond it, all positions share the last bucket
     epsilon: float = 1e-6
+    scan: bool = False  # run the layers as a loop: the same parameters, a program that compiles sooner
 
 
 T5_SIZES = {
@@ -131,9 +132,20 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
         bias = RelativePositionBias(self.config, name="relpos_bias")(x.shape[-2])
-        for i in range(self.config.layers):
-            x = Layer(self.config, self.dtype, name=f"layers_{i}")(x, bias, mask)
+        if self.config.scan and not self.is_initializing():
+            x = self._loop(x, bias, mask)
+        else:
+            for i in range(self.config.layers):
+                x = Layer(self.config, self.dtype, name=f"layers_{i}")(x, bias, mask)
         return nn.RMSNorm(epsilon=self.config.epsilon, dtype=self.dtype, name="encoder_norm")(x)
+
+    def _loop(self, x: Array, bias: Array, mask: Array) -> Array:
+        """The layers, their parameters stacked here and not in the tree: published checkpoints have them apart."""
+        layers = (self.variables["params"][f"layers_{i}"] for i in range(self.config.layers))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        layer = Layer(self.config, self.dtype, parent=None)
+        x, _ = jax.lax.scan(lambda x, params: (layer.apply({"params": params}, x, bias, mask), None), x, stacked)
+        return x
 
 
 class T5Encoder(nn.Module):

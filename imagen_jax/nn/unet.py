@@ -17,8 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.nn.attention import AttentionPool, CrossAttention, sine_code
-from imagen_jax.nn.layers import GroupNorm, ResidualBlock, conv3x3, depth_to_space, logsnr_embedding, upsample
+from imagen_jax.nn.attention import AttentionPool, sine_code
+from imagen_jax.nn.blocks import UNetConfig, keys_values, make_row, run_row
+from imagen_jax.nn.layers import GroupNorm, conv3x3, depth_to_space, logsnr_embedding, upsample
 from imagen_jax.schedules import choose
 from imagen_jax.types import Cond
 
@@ -26,61 +27,6 @@ from imagen_jax.types import Cond
 # at full size the normalisation then drowns the picture's own detail, and training from scratch stands still for
 # hundreds of steps (WORKSPACE.md has the figures).
 LOWER_LEVEL_GAIN = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class UNetConfig:
-    """Shape of one UNet. Levels count from 1 as in Table 5; level k works at image_size / 2^k."""
-
-    channels: tuple[int, ...]  # of each level
-    blocks: tuple[int, ...]  # DBlocks, and as many UBlocks, of each level
-    text_levels: tuple[int, ...]  # levels whose blocks attend to the text
-    context_levels: tuple[int, ...]  # levels whose blocks attend to the references; () for super-resolution
-    heads: int
-    head_dim: int
-    cond_channels: int  # width of the time + pooled text embedding
-    context_zero_start: bool  # True: the adapted model equals the one it takes over (stage 1)
-    context_positions: bool  # 2-D sine code on context queries and keys; the paper states none
-    lowres: bool  # True: super-resolution, conditioned on a low-resolution picture
-    dtype: str = "float32"
-    upsample: str = "nearest"  # Table 5; or 'shuffle': the convolution writes four times the channels, depth to space
-    context_pool: bool = False  # references join the time embedding too, pooled as the text is
-    remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
-
-
-class Block(nn.Module):
-    """One DBlock or UBlock row of Table 5: a residual block, then text attention, then context attention."""
-
-    channels: int
-    text: bool
-    context: bool
-    config: UNetConfig
-
-    def setup(self):
-        c = self.config
-        self.residual = ResidualBlock(self.channels, c.dtype)
-        if self.text:
-            self.text_attention = CrossAttention(self.channels, c.heads, c.head_dim, dtype=c.dtype)
-        if self.context:
-            self.context_attention = CrossAttention(
-                self.channels, c.heads, c.head_dim, c.context_zero_start, c.context_positions, c.dtype
-            )
-
-    def text_keys_values(self, tokens: jax.Array):
-        return self.text_attention.keys_values(tokens) if self.text else None
-
-    def context_keys_values(self, tokens: jax.Array, positions: jax.Array | None):
-        return self.context_attention.keys_values(tokens, positions) if self.context else None
-
-    def __call__(self, x, emb, text, text_mask, context=None, context_mask=None, skip=None) -> jax.Array:
-        if skip is not None:  # joined in here, so that remat keeps the two parts and no copy of both
-            x = jnp.concatenate([x, skip * 2**-0.5], axis=-1)
-        x = self.residual(x, emb)
-        if self.text:
-            x = self.text_attention(x, text, text_mask)
-        if self.context and context is not None:
-            x = self.context_attention(x, context, context_mask)
-        return x
 
 
 class UNet(nn.Module):
@@ -92,15 +38,9 @@ class UNet(nn.Module):
         c = self.config
         levels = range(1, len(c.channels) + 1)
         inner = c.heads * c.head_dim
-        block = choose("model.remat", c.remat, {"none": Block, "block": nn.remat(Block)})
-
-        def blocks(level: int) -> list[Block]:
-            text, context = level in c.text_levels, level in c.context_levels
-            return [block(c.channels[level - 1], text, context, c) for _ in range(c.blocks[level - 1])]
-
         self.downsample = [conv3x3(width, c.dtype, stride=2) for width in c.channels]
-        self.down = [blocks(level) for level in levels]
-        self.up = [blocks(level) for level in reversed(levels)]
+        self.down = [make_row(c, level) for level in levels]
+        self.up = [make_row(c, level) for level in reversed(levels)]
         finer = c.channels[-2::-1]
         if choose("model.upsample", c.upsample, {"nearest": False, "shuffle": True}):
             self.shuffle = [conv3x3(4 * width, c.dtype) for width in finer]
@@ -127,9 +67,9 @@ class UNet(nn.Module):
         """Text features [B, L, D] and their mask, and optionally context = (images [B, K, H, W, 3] in [-1, 1],
         their text features [B, K, L, D], text mask [B, K, L], slot mask [B, K]) -> Cond with keys and values."""
         tokens = self._text_tokens(text)
-        blocks = [block for level in (*self.down, *self.up) for block in level]
+        rows = (*self.down, *self.up)
         cond = Cond(
-            text=tuple(block.text_keys_values(tokens) for block in blocks),
+            text=tuple(keys_values(row, "text", tokens) for row in rows),
             text_mask=text_mask,
             pooled=self.pool(tokens, text_mask),
         )
@@ -139,9 +79,8 @@ class UNet(nn.Module):
         feature_map = self._encode_references(*pictures)  # [B, K, h, w, C]
         positions = self._positions(*feature_map.shape[1:])
         tokens = feature_map.reshape(feature_map.shape[0], -1, feature_map.shape[-1])
-        cond = cond.replace(
-            context=tuple(block.context_keys_values(tokens, positions) for block in blocks), context_mask=mask
-        )
+        context = tuple(keys_values(row, "context", tokens, positions) for row in rows)
+        cond = cond.replace(context=context, context_mask=mask)
         if not self.config.context_pool:
             return cond
         return cond.replace(context_pooled=self.context_pool(tokens, self._token_mask(cond)))
@@ -154,7 +93,7 @@ class UNet(nn.Module):
         batch, slots = images.shape[:2]
         images, text, text_mask = (x.reshape(batch * slots, *x.shape[2:]) for x in (images, text, text_mask))
         tokens = self._text_tokens(text)
-        text_kv = tuple(block.text_keys_values(tokens) for level in self.down for block in level)
+        text_kv = tuple(keys_values(row, "text", tokens) for row in self.down)
         clean = jnp.full((batch * slots,), 20.0)  # log-SNR at its maximum
         own = Cond(text=text_kv, text_mask=text_mask, pooled=self.pool(tokens, text_mask))
         feature_map, _ = self._down(images, self._embedding(clean, own), own)
@@ -189,17 +128,15 @@ class UNet(nn.Module):
         """[B, K] slots -> [B, K * T] tokens."""
         if cond.context is None:
             return None
-        keys = next(kv[0] for kv in cond.context if kv is not None)
-        return jnp.repeat(cond.context_mask, (keys.shape[1] - 1) // cond.context_mask.shape[1], axis=1)
+        keys = jax.tree.leaves(cond.context)[0]  # of any layer, [..., 1 + K T, heads, head_dim]
+        return jnp.repeat(cond.context_mask, (keys.shape[-3] - 1) // cond.context_mask.shape[1], axis=1)
 
-    def _down(self, x, emb, cond, context_mask=None) -> tuple[jax.Array, list[jax.Array]]:
-        h, skips, layer = x.astype(self.config.dtype), [], 0
-        for downsample, blocks in zip(self.downsample, self.down, strict=True):
-            h = downsample(h)
-            for block in blocks:
-                h = block(h, emb, cond.text[layer], cond.text_mask, _at(cond.context, layer), context_mask)
-                skips.append(h)
-                layer += 1
+    def _down(self, x, emb, cond, context_mask=None) -> tuple[jax.Array, list]:
+        h, skips = x.astype(self.config.dtype), []
+        for level, (downsample, row) in enumerate(zip(self.downsample, self.down, strict=True)):
+            context = _at(cond.context, level)
+            h, outputs = run_row(row, downsample(h), emb, cond.text[level], cond.text_mask, context, context_mask)
+            skips.append(outputs)
         return h, skips
 
     def _finer(self, index: int, h: jax.Array) -> jax.Array:
@@ -209,12 +146,10 @@ class UNet(nn.Module):
         return upsample(self.upsample[index](h))
 
     def _up(self, h, skips, emb, cond, context_mask) -> jax.Array:
-        layer = len(skips)
-        for index, blocks in enumerate(self.up):
-            for block in blocks:
-                context = _at(cond.context, layer)
-                h = block(h, emb, cond.text[layer], cond.text_mask, context, context_mask, skips.pop())
-                layer += 1
+        for index, row in enumerate(self.up):
+            of_row = index + len(self.down)
+            text, context = cond.text[of_row], _at(cond.context, of_row)
+            h, _ = run_row(row, h, emb, text, cond.text_mask, context, context_mask, skips.pop())
             if index + 1 < len(self.up):
                 h = LOWER_LEVEL_GAIN * self._finer(index, h)
         return depth_to_space(self.out(nn.swish(self.out_norm(h, self.out_film(nn.swish(emb)))).astype(jnp.float32)))

@@ -87,7 +87,8 @@ def _report(program: Program, weights: Any, target: Target, ways: int, utilizati
 def _shares(weights: Any) -> Mapping[tuple, float]:
     """The shape of each parameter -> the part of it that a device holds."""
     leaves = [leaf for leaf in jax.tree.leaves(weights) if leaf.size]
-    return {x.shape: math.prod(x.sharding.shard_shape(x.shape)) / x.size for x in reversed(leaves)}
+    shares = [(x.shape, math.prod(x.sharding.shard_shape(x.shape)) / x.size) for x in reversed(leaves)]
+    return {shape[1:]: share for shape, share in shares} | dict(shares)  # a loop over stacked ones sees one at a time
 
 
 def _roofline(work: float, traffic: float, moved: float, chip: Chip, utilization: float) -> dict:

@@ -1,0 +1,148 @@
+"""The rows of the paper's Table 5: several DBlocks or UBlocks of one level, one after another.
+
+They are written out (`list[Block]`), or, with `model.scan`, one traced Block that a loop runs over stacked parameters:
+the program is then smaller by the number of blocks and compiles so much faster, as deep models on TPUs want it.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imagen_jax.nn.attention import CrossAttention
+from imagen_jax.nn.layers import ResidualBlock
+from imagen_jax.schedules import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Shape of one UNet. Levels count from 1 as in Table 5; level k works at image_size / 2^k."""
+
+    channels: tuple[int, ...]  # of each level
+    blocks: tuple[int, ...]  # DBlocks, and as many UBlocks, of each level
+    text_levels: tuple[int, ...]  # levels whose blocks attend to the text
+    context_levels: tuple[int, ...]  # levels whose blocks attend to the references; () for super-resolution
+    heads: int
+    head_dim: int
+    cond_channels: int  # width of the time + pooled text embedding
+    context_zero_start: bool  # True: the adapted model equals the one it takes over (stage 1)
+    context_positions: bool  # 2-D sine code on context queries and keys; the paper states none
+    lowres: bool  # True: super-resolution, conditioned on a low-resolution picture
+    dtype: str = "float32"
+    upsample: str = "nearest"  # Table 5; or 'shuffle': the convolution writes four times the channels, depth to space
+    context_pool: bool = False  # references join the time embedding too, pooled as the text is
+    remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
+    scan: bool = False  # the blocks of a level are a loop over stacked parameters
+
+
+class Block(nn.Module):
+    """One DBlock or UBlock row of Table 5: a residual block, then text attention, then context attention."""
+
+    channels: int
+    text: bool
+    context: bool
+    config: UNetConfig
+
+    def setup(self):
+        c = self.config
+        self.residual = ResidualBlock(self.channels, c.dtype)
+        if self.text:
+            self.text_attention = CrossAttention(self.channels, c.heads, c.head_dim, dtype=c.dtype)
+        if self.context:
+            self.context_attention = CrossAttention(
+                self.channels, c.heads, c.head_dim, c.context_zero_start, c.context_positions, c.dtype
+            )
+
+    def text_keys_values(self, tokens: jax.Array):
+        return self.text_attention.keys_values(tokens) if self.text else None
+
+    def context_keys_values(self, tokens: jax.Array, positions: jax.Array | None):
+        return self.context_attention.keys_values(tokens, positions) if self.context else None
+
+    def __call__(self, x, emb, text, text_mask, context=None, context_mask=None, skip=None) -> jax.Array:
+        if skip is not None:  # joined in here, so that remat keeps the two parts and no copy of both
+            x = jnp.concatenate([x, skip * 2**-0.5], axis=-1)
+        x = self.residual(x, emb)
+        if self.text:
+            x = self.text_attention(x, text, text_mask)
+        if self.context and context is not None:
+            x = self.context_attention(x, context, context_mask)
+        return x
+
+
+class ScannedBlocks(nn.Module):
+    """The equal Blocks of a level as a loop: parameters are stacked on axis 0, keys and values on axis 1."""
+
+    config: UNetConfig
+    level: int
+
+    def setup(self):
+        self.block = _make_block(self.config, self.level)
+
+    @property
+    def count(self) -> int:
+        return self.config.blocks[self.level - 1]
+
+    def text_keys_values(self, tokens: jax.Array):
+        return self._of_each("text_keys_values", tokens)
+
+    def context_keys_values(self, tokens: jax.Array, positions: jax.Array | None):
+        return self._of_each("context_keys_values", tokens, positions)
+
+    def _of_each(self, method: str, *arguments):
+        lifted = dict(variable_axes={"params": 0}, split_rngs={"params": True})
+        each = nn.vmap(
+            lambda block, *arguments: getattr(block, method)(*arguments),
+            **lifted, in_axes=None, out_axes=1, axis_size=self.count,
+        )  # fmt: skip
+        return each(self.block, *arguments)
+
+    def __call__(self, x, emb, text, text_mask, context=None, context_mask=None, skips=None):
+        """Returns x and the output of every block, [count, B, H, W, C].
+
+        The UBlock of parameters i reads skips[i], so it runs from the last to the first.
+        """
+
+        def step(block, x, text, context, skip):
+            x = block(x, emb, text, text_mask, context, context_mask, skip)
+            return x, (x if skip is None else None)
+
+        loop = nn.scan(
+            step, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(1, 1, 0), length=self.count,
+            reverse=skips is not None,
+        )  # fmt: skip
+        return loop(self.block, x, text, context, skips)
+
+
+def make_row(config: UNetConfig, level: int) -> list[Block] | ScannedBlocks:
+    """The DBlocks, or the UBlocks, of a level; call it in the setup of a module."""
+    if config.scan:
+        return ScannedBlocks(config, level)
+    return [_make_block(config, level) for _ in range(config.blocks[level - 1])]
+
+
+def _make_block(config: UNetConfig, level: int) -> Block:
+    kind = choose("model.remat", config.remat, {"none": Block, "block": nn.remat(Block, prevent_cse=not config.scan)})
+    return kind(config.channels[level - 1], level in config.text_levels, level in config.context_levels, config)
+
+
+def keys_values(row: list[Block] | ScannedBlocks, kind: str, *tokens):
+    """What the 'text' or 'context' attention of each block of a row reads, to be handed to `run_row`."""
+    method = f"{kind}_keys_values"
+    if isinstance(row, ScannedBlocks):
+        return getattr(row, method)(*tokens)
+    return tuple(getattr(block, method)(*tokens) for block in row)
+
+
+def run_row(row: list[Block] | ScannedBlocks, x, emb, text, text_mask, context=None, context_mask=None, skips=None):
+    """The blocks of a row in turn: x and, for DBlocks, the outputs that the UBlocks of the level read as `skips`."""
+    if isinstance(row, ScannedBlocks):
+        return row(x, emb, text, text_mask, context, context_mask, skips)
+    outputs = []
+    for i, block in enumerate(row):
+        own = None if context is None else context[i]
+        skip = None if skips is None else skips[-1 - i]
+        x = block(x, emb, text[i], text_mask, own, context_mask, skip)
+        outputs.append(x)
+    return x, outputs
