@@ -76,7 +76,7 @@ SCALE = {
     ),
     "paper": dict(  # 64 TPU v4
         data=dict(loader="records", max_references=3, text_length=128, reference_text_length=32),
-        model=dict(remat="block"),
+        model=dict(remat="block", scan=True),
         train=dict(checkpoint_every=5000),
     ),
 }

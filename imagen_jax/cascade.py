@@ -3,13 +3,15 @@
 The only module that knows that there are two models. Each is a run of the same trainer; either can be sampled alone.
 """
 
+import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from imagen_jax import diffusion, guidance, samplers
+from imagen_jax import diffusion, guidance, partition, samplers
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 from imagen_jax.runs import Run, make_schedule
@@ -64,16 +66,27 @@ def enlarge(run: Run, sample: ConfigDict, text: Text, lowres: Array, keys: Array
 
 def _compiled(run: Run, sample: ConfigDict):
     """The whole sampling loop as one compiled function: the instruction is encoded once, before the scan."""
-    return _compile(run.model, make_schedule(run.config), FrozenConfigDict(sample))
+    mesh = partition.mesh_of(run.params)
+    return _compile(run.model, make_schedule(run.config), FrozenConfigDict(sample), mesh)
 
 
 @functools.cache
-def _compile(model: Model, schedule: Schedule, sample: FrozenConfigDict):
-    return jax.jit(functools.partial(sample_once, model, schedule, sample))
+def _compile(model: Model, schedule: Schedule, sample: FrozenConfigDict, mesh: Mesh | None):
+    return jax.jit(sampler(model, schedule, sample, mesh))
+
+
+def sampler(model: Model, schedule: Schedule, sample: FrozenConfigDict, mesh: Mesh | None):
+    """What `generate` compiles for either model: (params, text, context, keys, lowres) -> pictures."""
+
+    def run(*arguments):
+        with partition.on(mesh) if mesh else contextlib.nullcontext():
+            return sample_once(model, schedule, sample, *arguments)
+
+    return run
 
 
 def sample_once(model, schedule, sample, params, text, context, keys, lowres):
-    """Encode, then denoise in one scan: the body that `generate` compiles for either model."""
+    """Encode, then denoise in one scan."""
     cond = model_lib.encode(model, params, text, context)
     if lowres is not None:
         noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)

@@ -84,8 +84,10 @@ def shrink(image: Array, size: int) -> Array:
     return jax.image.resize(image, (image.shape[0], size, size, 3), "linear", antialias=True)
 
 
-def encode(model: Model, params: dict, text: Text, context: Context | None = None) -> Cond:
+def encode(model: Model, params: dict, text: Text, context: Context | None = None, project: bool = True) -> Cond:
     """Instruction arrays -> Cond: text encoder, context encoder, and every layer's keys and values.
+
+    For a single denoising step, as in training, `project=False` leaves those to the layers: less memory.
 
     Texts that carry their features need no text encoder, neither time nor parameters.
     """
@@ -98,7 +100,7 @@ def encode(model: Model, params: dict, text: Text, context: Context | None = Non
     references = None
     if context is not None and model.unet.config.context_levels:
         references = to_float(context.images), features(context.text), context.text.mask, context.mask
-    return model.unet.apply({"params": params["unet"]}, features(text), text.mask, references, method="encode")
+    return model.unet.apply({"params": params["unet"]}, features(text), text.mask, references, project, method="encode")
 
 
 def with_lowres(cond: Cond, lowres: Array, logsnr: Array) -> Cond:

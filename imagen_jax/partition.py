@@ -9,12 +9,12 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -134,9 +134,43 @@ def _log_once(message: str) -> None:
     _log.warning(message)
 
 
+def make_array(shape: Sequence[int], sharding: jax.sharding.Sharding, read: Callable) -> jax.Array:
+    """An array that is read from somewhere: `read(index)` gives the part at a tuple of slices.
+
+    One part after the other, so that the host holds one at a time beside what the devices have.
+    """
+    parts = [
+        jax.block_until_ready(jax.device_put(read(index), device))
+        for device, index in sharding.addressable_devices_indices_map(tuple(shape)).items()
+    ]
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, parts)
+
+
 def constrain(tree: Any, mesh: Mesh, table: Table = DEFAULT_TABLE) -> Any:
     """`tree`, inside a jitted function, held to its `shardings`: where it is needed whole, this is what is sent."""
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings(tree, mesh, table))
+
+
+def on(mesh: Mesh | AbstractMesh):
+    """A context to trace a program in: `split_batch` then holds its activations to this mesh."""
+    return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
+
+
+def split_batch(x: jax.Array) -> jax.Array:
+    """x [B, ...], an activation, held to its batch axis; outside of `on`, or where B does not divide, as it is.
+
+    The compiler is free to split activations as the weights are, and in loops it does: every layer then exchanges
+    pictures, which are many times larger than the weights that it should gather.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % batch_ways(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that the arrays of `tree` live on; None where they were not placed on one."""
+    return getattr(jax.tree.leaves(tree)[0].sharding, "mesh", None)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -16,6 +16,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 
+from imagen_jax import partition
 from imagen_jax.nn.t5 import T5Config
 from imagen_jax.types import Array
 
@@ -175,14 +176,14 @@ def _header(file: Path) -> dict[str, dict]:
 
 
 def _read(tensor: _Tensor, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> Array:
-    with safe_open(tensor.file, framework="numpy") as source:
-        rows = source.get_slice(tensor.name)
-
-        def part(index: tuple[slice, ...]):
+    def part(index: tuple[slice, ...]):
+        # Opened for each part: an open file keeps in memory what was read of it.
+        with safe_open(tensor.file, framework="numpy") as source:
+            rows = source.get_slice(tensor.name)
             piece = rows[index[::-1]].T if tensor.transposed else rows[index]
-            return piece.astype(leaf.dtype)
+            return piece.astype(leaf.dtype, copy=False)
 
-        return jax.make_array_from_callback(leaf.shape, sharding, part)
+    return partition.make_array(leaf.shape, sharding, part)
 
 
 def _read_json(file: Path) -> dict:

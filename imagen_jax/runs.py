@@ -92,12 +92,18 @@ def init_source(config: ConfigDict, workdir: Path) -> Path | None:
 def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh) -> tuple[dict, str]:
     """Put the weights of the run in `source` (the parts that init_parts names) into `params`.
 
-    Returns the parameters and what to tell: which leaves were loaded, which are new, which unused.
+    Returns the parameters and what to tell: which leaves were loaded, which are new, which unused. Raises RunError
+    where one of the two holds its blocks as loops do and the other does not.
     """
     if source is None:
         looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
         return params, f"init_from: {config.init_from or 'nothing'}{looked}, a start from scratch"
-    before, _ = _restore_ema(source, mesh, config.sharding)
+    before, about = _restore_ema(source, mesh, config.sharding)
+    if about["config"]["model"].get("scan", False) != config.model.scan:
+        raise RunError(
+            f"config.model.scan={config.model.scan}: {source} was trained with {not config.model.scan}, and its blocks "
+            f"are stored in that form; set --config.model.scan={not config.model.scan}"
+        )
     params, report = pretrained.warm_start(params, {part: before[part] for part in config.init_parts if part in before})
     return params, f"init_from: {source}, its {' and '.join(config.init_parts)}\n{report.summary()}"
 

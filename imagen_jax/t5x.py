@@ -19,6 +19,7 @@ from etils import epath
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from imagen_jax import partition
 from imagen_jax.pretrained import WeightsError
 from imagen_jax.types import Array
 
@@ -136,4 +137,4 @@ def _check_chunks(folder: epath.Path, name: str, array: tensorstore.TensorStore)
 
 
 def _read(source: _Source, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> Array:
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: source.read(index).astype(leaf.dtype))
+    return partition.make_array(leaf.shape, sharding, lambda index: source.read(index).astype(leaf.dtype, copy=False))

@@ -174,9 +174,10 @@ def compile_step(config: ConfigDict, model: Model, tx: optax.GradientTransformat
     constrain = functools.partial(partition.constrain, mesh=mesh, table=config.sharding)
 
     def step(state, frozen, batch):
-        state, values = train_step(
-            model, objective, tx, config.optim.ema_decay, config.seed, state, frozen, batch, constrain
-        )
+        with partition.on(mesh):
+            state, values = train_step(
+                model, objective, tx, config.optim.ema_decay, config.seed, state, frozen, batch, constrain
+            )
         loss = values["loss"]
         sums = {"loss": loss.mean(), "grad_norm": values["grad_norm"]}
         sums |= metrics.bucketed(loss, values["logsnr"], LOGSNR_EDGES)

@@ -86,7 +86,7 @@ def _draw_lowres(draws: Draws, model: Model, side: int, key: Array) -> Draws:
 def losses(model: Model, objective: Objective, params: dict, batch: Batch, draws: Draws) -> Array:
     """Per-example loss [B]: v-prediction, L2 (paper, section 3.3)."""
     x0 = model_lib.to_float(batch.image)
-    cond = model_lib.encode(model, params, batch.text, batch.context)
+    cond = model_lib.encode(model, params, batch.text, batch.context, project=False)
     cond = cond.drop(text=draws.no_text, context=draws.no_context)
     if model.lowres_size:
         x0, cond = add_lowres(model, objective, x0, cond, draws)

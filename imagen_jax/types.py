@@ -48,8 +48,9 @@ class Batch:
 class Cond:
     """An encoded instruction: computed once, read at every denoising step. Every leaf leads with B.
 
-    `text` and `context` hold what the UNet's cross-attention reads: for each row of blocks, a (keys, values) pair of
-    [B, L, heads, head_dim] or [B, K * T, heads, head_dim] arrays for each layer (model.scan: stacked on axis 1).
+    `text` and `context` hold what the UNet's cross-attention reads: the tokens, [B, L, D] and [B, K * T, D], or for
+    each row of blocks and each of its layers (keys, values) of [B, 1 + L, heads, head_dim] or [B, 1 + K * T, heads,
+    head_dim] (model.scan: the layers stacked on axis 1).
     """
 
     text: Any

@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Ground floor first; a module may import those before it.
 FLOORS = [
-    "types",
+    *("types", "partition"),
     *("schedules", "diffusion", "guidance", "samplers"),
-    *("nn.layers", "nn.attention", "nn.unet", "nn.t5"),
-    *("hosts", "workdir", "model", "partition", "optim", "metrics", "pretrained", "t5x", "release"),
+    *("nn.layers", "nn.attention", "nn.blocks", "nn.unet", "nn.t5"),
+    *("hosts", "workdir", "model", "optim", "metrics", "pretrained", "t5x", "release"),
     *("preemption", "checkpoint_describe", "checkpoint"),
     *("train_step", "runs"),
     *(f"evaluation.judge_{name}" for name in ("networks", "training", "gallery")),

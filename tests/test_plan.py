@@ -277,6 +277,31 @@ def test_collectives_are_counted_by_kind_and_dtype():
     assert math.isclose(sum(c.bytes for c in hlo.collectives(TEXT)), sum(sizes.values()))
 
 
+def test_a_loop_whose_line_does_not_tell_counts_as_its_condition_says():
+    """As the TPU's compiler prints loops at its lowest effort."""
+    text = """
+%cond (p: (s32[], f32[8])) -> pred[] {
+  %p = (s32[], f32[8]) parameter(0)
+  %bound = s32[]{:T(128)} constant(24)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %sum = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+  ROOT %t = (s32[], f32[8]) tuple(%i, %sum)
+}
+
+ENTRY %main (a: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = (s32[], f32[8]) parameter(0)
+  ROOT %w = (s32[], f32[8]) while(%a), condition=%cond, body=%body, metadata={op_name="jit(step)/while"}
+}
+"""
+    assert [c.bytes for c in hlo.collectives(text)] == [24 * 32]
+
+
 def test_gathers_of_weights_are_found_whatever_the_order_of_their_axes():
     found = hlo.collectives(TEXT)
     assert len(hlo.gathers_of(found, "bf16", [(3, 3, 128, 64)])) == 1

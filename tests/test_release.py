@@ -38,6 +38,13 @@ def test_a_run_can_start_from_it(folder, tmp_path):
     assert not np.array_equal(jax.tree.leaves(params)[3], jax.tree.leaves(fresh)[3])
 
 
+def test_a_run_in_the_other_form_of_its_blocks_is_refused(folder, tmp_path):
+    config = tiny.config(scan=True)
+    with pytest.raises(runs.RunError, match="set --config.model.scan=False") as told:
+        runs.take_over(config, {}, folder, partition.make_mesh(MESH))
+    assert "\n" not in str(told.value)
+
+
 def test_a_cut_file_is_one_line(folder):
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])

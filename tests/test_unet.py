@@ -108,14 +108,14 @@ def test_swapping_pictures_between_markers_changes_the_output(positions):
 def test_position_code_tells_where_in_the_reference_a_pixel_is():
     """Without the code, attention over a 1-token-wide neighbourhood is blind to a permutation of its tokens."""
     tokens = jax.random.normal(jax.random.key(0), (1, 16, 8))
-    from imagen_jax.nn.attention import CrossAttention, sine_code
+    from imagen_jax.nn.attention import CrossAttention, Tokens, sine_code
 
     for positions in (True, False):
         layer = CrossAttention(8, heads=2, head_dim=4, positions=positions)
-        code = sine_code(4, 4, 8) if positions else None
+        code = sine_code(4, 4, 8) if positions else 0.0
 
         def attend(module, x, y, code=code):
-            return module(x, module.keys_values(y, code), jnp.ones((1, 16), bool))
+            return module(x, Tokens(y, y + code), jnp.ones((1, 16), bool))
 
         x = jax.random.normal(jax.random.key(1), (1, 4, 4, 8))
         params = layer.init(jax.random.key(2), x, tokens, method=attend)

@@ -1,17 +1,25 @@
 """Cross-attention from a feature map to text or reference tokens, and attention pooling (paper, appendix Table 5).
 
 Keys and values are computed apart from the queries: the tokens do not change during sampling, so they are projected
-once for all denoising steps. Each layer owns one learned null key and value: "no token at all" is a valid input.
+once for all denoising steps. In training, with one step, a layer makes them itself where it reads them.
+Each layer owns one learned null key and value: "no token at all" is a valid input.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 Dtype = Any
+
+
+class Tokens(NamedTuple):
+    """What cross-attention is given to read, [B, S, D]: for the keys with the position code, if there is one, added."""
+
+    values: jax.Array
+    keys: jax.Array
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
@@ -57,19 +65,16 @@ class CrossAttention(nn.Module):
         shared = self.make_rng("params") if self.is_initializing() else None
         return lambda key, *args: nn.initializers.lecun_normal()(key if shared is None else shared, *args)
 
-    def keys_values(self, tokens: jax.Array, positions: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """tokens [B, S, D] -> keys and values [B, 1 + S, heads, head_dim], the null pair first.
-
-        `positions` [S, D] is added to what the keys see, not to the values.
-        """
-        keyed = tokens if positions is None else tokens + positions.astype(tokens.dtype)
-        shape = (*tokens.shape[:2], self.heads, self.head_dim)
-        pair = self.key(keyed).reshape(shape), self.value(tokens).reshape(shape)
+    def keys_values(self, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, 1 + S, heads, head_dim], the null pair first."""
+        shape = (*tokens.values.shape[:2], self.heads, self.head_dim)
+        pair = self.key(tokens.keys).reshape(shape), self.value(tokens.values).reshape(shape)
         nulls = jnp.broadcast_to(self.null[:, None, None].astype(self.dtype), (2, shape[0], 1, *shape[2:]))
         return tuple(jnp.concatenate([null, y], axis=1) for null, y in zip(nulls, pair, strict=True))
 
-    def __call__(self, x: jax.Array, keys_values: tuple, mask: jax.Array) -> jax.Array:
-        """x [B, H, W, C], mask [B, S] bool over the tokens -> [B, H, W, C]."""
+    def __call__(self, x: jax.Array, source: Tokens | tuple, mask: jax.Array) -> jax.Array:
+        """x [B, H, W, C], the tokens or what `keys_values` made of them, mask [B, S] bool over them -> [B, H, W, C]."""
+        keys_values = self.keys_values(source) if isinstance(source, Tokens) else source
         batch, height, width, channels = x.shape
         h = self.norm(x.reshape(batch, height * width, channels))
         if self.positions:

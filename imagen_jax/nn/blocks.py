@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.nn.attention import CrossAttention
+from imagen_jax.nn.attention import CrossAttention, Tokens
 from imagen_jax.nn.layers import ResidualBlock
+from imagen_jax.partition import split_batch
 from imagen_jax.schedules import choose
 
 
@@ -54,21 +55,19 @@ class Block(nn.Module):
                 self.channels, c.heads, c.head_dim, c.context_zero_start, c.context_positions, c.dtype
             )
 
-    def text_keys_values(self, tokens: jax.Array):
-        return self.text_attention.keys_values(tokens) if self.text else None
-
-    def context_keys_values(self, tokens: jax.Array, positions: jax.Array | None):
-        return self.context_attention.keys_values(tokens, positions) if self.context else None
+    def keys_values(self, kind: str, tokens: Tokens):
+        """What the 'text' or the 'context' attention makes of its tokens; None where there is none."""
+        return getattr(self, f"{kind}_attention").keys_values(tokens) if getattr(self, kind) else None
 
     def __call__(self, x, emb, text, text_mask, context=None, context_mask=None, skip=None) -> jax.Array:
         if skip is not None:  # joined in here, so that remat keeps the two parts and no copy of both
             x = jnp.concatenate([x, skip * 2**-0.5], axis=-1)
-        x = self.residual(x, emb)
+        x = self.residual(split_batch(x), emb)
         if self.text:
             x = self.text_attention(x, text, text_mask)
         if self.context and context is not None:
             x = self.context_attention(x, context, context_mask)
-        return x
+        return split_batch(x)
 
 
 class ScannedBlocks(nn.Module):
@@ -84,19 +83,13 @@ class ScannedBlocks(nn.Module):
     def count(self) -> int:
         return self.config.blocks[self.level - 1]
 
-    def text_keys_values(self, tokens: jax.Array):
-        return self._of_each("text_keys_values", tokens)
-
-    def context_keys_values(self, tokens: jax.Array, positions: jax.Array | None):
-        return self._of_each("context_keys_values", tokens, positions)
-
-    def _of_each(self, method: str, *arguments):
-        lifted = dict(variable_axes={"params": 0}, split_rngs={"params": True})
+    def keys_values(self, kind: str, tokens: Tokens):
+        """As each block's own."""
         each = nn.vmap(
-            lambda block, *arguments: getattr(block, method)(*arguments),
-            **lifted, in_axes=None, out_axes=1, axis_size=self.count,
+            lambda block, tokens: block.keys_values(kind, tokens), variable_axes={"params": 0},
+            split_rngs={"params": True}, in_axes=None, out_axes=1, axis_size=self.count,
         )  # fmt: skip
-        return each(self.block, *arguments)
+        return each(self.block, tokens)
 
     def __call__(self, x, emb, text, text_mask, context=None, context_mask=None, skips=None):
         """Returns x and the output of every block, [count, B, H, W, C].
@@ -104,15 +97,18 @@ class ScannedBlocks(nn.Module):
         The UBlock of parameters i reads skips[i], so it runs from the last to the first.
         """
 
+        shared = [source if isinstance(source, Tokens) else None for source in (text, context)]
+        own = [None if isinstance(source, Tokens) else source for source in (text, context)]
+
         def step(block, x, text, context, skip):
-            x = block(x, emb, text, text_mask, context, context_mask, skip)
+            x = block(x, emb, shared[0] or text, text_mask, shared[1] or context, context_mask, skip)
             return x, (x if skip is None else None)
 
         loop = nn.scan(
             step, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(1, 1, 0), length=self.count,
             reverse=skips is not None,
         )  # fmt: skip
-        return loop(self.block, x, text, context, skips)
+        return loop(self.block, x, *own, skips)
 
 
 def make_row(config: UNetConfig, level: int) -> list[Block] | ScannedBlocks:
@@ -127,22 +123,28 @@ def _make_block(config: UNetConfig, level: int) -> Block:
     return kind(config.channels[level - 1], level in config.text_levels, level in config.context_levels, config)
 
 
-def keys_values(row: list[Block] | ScannedBlocks, kind: str, *tokens):
-    """What the 'text' or 'context' attention of each block of a row reads, to be handed to `run_row`."""
-    method = f"{kind}_keys_values"
+def keys_values(row: list[Block] | ScannedBlocks, kind: str, tokens: Tokens):
+    """What the 'text' or 'context' attention of each block of a row makes of its tokens, for `run_row`."""
     if isinstance(row, ScannedBlocks):
-        return getattr(row, method)(*tokens)
-    return tuple(getattr(block, method)(*tokens) for block in row)
+        return row.keys_values(kind, tokens)
+    return tuple(block.keys_values(kind, tokens) for block in row)
 
 
 def run_row(row: list[Block] | ScannedBlocks, x, emb, text, text_mask, context=None, context_mask=None, skips=None):
-    """The blocks of a row in turn: x and, for DBlocks, the outputs that the UBlocks of the level read as `skips`."""
+    """The blocks of a row in turn: x and, for DBlocks, the outputs that the UBlocks of the level read as `skips`.
+
+    `text` and `context` are Tokens, or the `keys_values` of the row.
+    """
     if isinstance(row, ScannedBlocks):
         return row(x, emb, text, text_mask, context, context_mask, skips)
     outputs = []
     for i, block in enumerate(row):
-        own = None if context is None else context[i]
         skip = None if skips is None else skips[-1 - i]
-        x = block(x, emb, text[i], text_mask, own, context_mask, skip)
+        x = block(x, emb, part_of(text, i), text_mask, part_of(context, i), context_mask, skip)
         outputs.append(x)
     return x, outputs
+
+
+def part_of(source, index: int):
+    """What row or block `index` reads of a Cond's text or context: all of the same tokens, or its own projections."""
+    return source if source is None or isinstance(source, Tokens) else source[index]

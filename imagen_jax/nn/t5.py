@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from imagen_jax.partition import split_batch
 from imagen_jax.types import Array
 
 
@@ -117,10 +118,11 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, bias: Array, mask: Array) -> Array:
         norm = functools.partial(nn.RMSNorm, epsilon=self.config.epsilon, dtype=self.dtype)
+        x = split_batch(x)
         y = norm(name="pre_attention_layer_norm")(x)
         x = x + Attention(self.config, self.dtype, name="attention")(y, bias, mask)
         y = norm(name="pre_mlp_layer_norm")(x)
-        return x + GatedMLP(self.config, self.dtype, name="mlp")(y)
+        return split_batch(x + GatedMLP(self.config, self.dtype, name="mlp")(y))
 
 
 class Encoder(nn.Module):

@@ -11,14 +11,13 @@ by concatenation, scaled by 1/sqrt(2). Text is projected once to heads * head_di
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.nn.attention import AttentionPool, sine_code
-from imagen_jax.nn.blocks import UNetConfig, keys_values, make_row, run_row
+from imagen_jax.nn.attention import AttentionPool, Tokens, sine_code
+from imagen_jax.nn.blocks import UNetConfig, keys_values, make_row, part_of, run_row
 from imagen_jax.nn.layers import GroupNorm, conv3x3, depth_to_space, logsnr_embedding, upsample
 from imagen_jax.schedules import choose
 from imagen_jax.types import Cond
@@ -63,44 +62,48 @@ class UNet(nn.Module):
 
     # -- the instruction, once ------------------------------------------------------------------------------------
 
-    def encode(self, text: jax.Array, text_mask: jax.Array, context: tuple | None = None) -> Cond:
+    def encode(self, text: jax.Array, text_mask: jax.Array, context: tuple | None = None, project: bool = True) -> Cond:
         """Text features [B, L, D] and their mask, and optionally context = (images [B, K, H, W, 3] in [-1, 1],
-        their text features [B, K, L, D], text mask [B, K, L], slot mask [B, K]) -> Cond with keys and values."""
+        their text features [B, K, L, D], text mask [B, K, L], slot mask [B, K]) -> Cond.
+
+        With `project` it holds the keys and values of every layer, for many denoising steps; without it the tokens,
+        which take less memory: for one step, as in training.
+        """
         tokens = self._text_tokens(text)
-        rows = (*self.down, *self.up)
-        cond = Cond(
-            text=tuple(keys_values(row, "text", tokens) for row in rows),
-            text_mask=text_mask,
-            pooled=self.pool(tokens, text_mask),
-        )
-        if context is None or not self.config.context_levels:
-            return cond
-        *pictures, mask = context
-        feature_map = self._encode_references(*pictures)  # [B, K, h, w, C]
-        positions = self._positions(*feature_map.shape[1:])
-        tokens = feature_map.reshape(feature_map.shape[0], -1, feature_map.shape[-1])
-        context = tuple(keys_values(row, "context", tokens, positions) for row in rows)
-        cond = cond.replace(context=context, context_mask=mask)
-        if not self.config.context_pool:
-            return cond
-        return cond.replace(context_pooled=self.context_pool(tokens, self._token_mask(cond)))
+        cond = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
+        if context is not None and self.config.context_levels:
+            *pictures, mask = context
+            cond = cond.replace(context=self._encode_references(*pictures), context_mask=mask)
+            if self.config.context_pool:
+                pooled = self.context_pool(cond.context.values, self._token_mask(cond))
+                cond = cond.replace(context_pooled=pooled)
+        return self._project(cond) if project else cond
 
-    def _text_tokens(self, text: jax.Array) -> jax.Array:
-        return self.text_in(self.text_norm(text))
+    def _project(self, cond: Cond) -> Cond:
+        def of_each(kind: str, tokens: Tokens | None):
+            rows = (*self.down, *self.up)
+            return None if tokens is None else tuple(keys_values(row, kind, tokens) for row in rows)
 
-    def _encode_references(self, images: jax.Array, text: jax.Array, text_mask: jax.Array) -> jax.Array:
-        """The down half on each clean reference under its own text: [B, K, H, W, 3] -> [B, K, h, w, C]."""
+        return cond.replace(text=of_each("text", cond.text), context=of_each("context", cond.context))
+
+    def _text_tokens(self, text: jax.Array) -> Tokens:
+        tokens = self.text_in(self.text_norm(text))
+        return Tokens(tokens, tokens)
+
+    def _encode_references(self, images: jax.Array, text: jax.Array, text_mask: jax.Array) -> Tokens:
+        """The down half on each clean reference under its own text: [B, K, H, W, 3] -> tokens [B, K h w, C]."""
         batch, slots = images.shape[:2]
         images, text, text_mask = (x.reshape(batch * slots, *x.shape[2:]) for x in (images, text, text_mask))
         tokens = self._text_tokens(text)
-        text_kv = tuple(keys_values(row, "text", tokens) for row in self.down)
         clean = jnp.full((batch * slots,), 20.0)  # log-SNR at its maximum
-        own = Cond(text=text_kv, text_mask=text_mask, pooled=self.pool(tokens, text_mask))
+        own = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
         feature_map, _ = self._down(images, self._embedding(clean, own), own)
-        return self.context_norm(feature_map).reshape(batch, slots, *feature_map.shape[1:])
-
-    def _positions(self, slots: int, height: int, width: int, channels: int) -> jax.Array | None:
-        return jnp.tile(sine_code(height, width, channels), (slots, 1)) if self.config.context_positions else None
+        height, width, channels = feature_map.shape[1:]
+        tokens = self.context_norm(feature_map).reshape(batch, slots * height * width, channels)
+        if not self.config.context_positions:
+            return Tokens(tokens, tokens)
+        positions = jnp.tile(sine_code(height, width, channels), (slots, 1))
+        return Tokens(tokens, tokens + positions.astype(tokens.dtype))
 
     # -- every denoising step -------------------------------------------------------------------------------------
 
@@ -128,14 +131,17 @@ class UNet(nn.Module):
         """[B, K] slots -> [B, K * T] tokens."""
         if cond.context is None:
             return None
-        keys = jax.tree.leaves(cond.context)[0]  # of any layer, [..., 1 + K T, heads, head_dim]
-        return jnp.repeat(cond.context_mask, (keys.shape[-3] - 1) // cond.context_mask.shape[1], axis=1)
+        if isinstance(cond.context, Tokens):
+            count = cond.context.values.shape[1]
+        else:
+            count = jax.tree.leaves(cond.context)[0].shape[-3] - 1  # keys of any layer, [..., 1 + K T, heads, head_dim]
+        return jnp.repeat(cond.context_mask, count // cond.context_mask.shape[1], axis=1)
 
     def _down(self, x, emb, cond, context_mask=None) -> tuple[jax.Array, list]:
         h, skips = x.astype(self.config.dtype), []
         for level, (downsample, row) in enumerate(zip(self.downsample, self.down, strict=True)):
-            context = _at(cond.context, level)
-            h, outputs = run_row(row, downsample(h), emb, cond.text[level], cond.text_mask, context, context_mask)
+            text, context = part_of(cond.text, level), part_of(cond.context, level)
+            h, outputs = run_row(row, downsample(h), emb, text, cond.text_mask, context, context_mask)
             skips.append(outputs)
         return h, skips
 
@@ -147,16 +153,12 @@ class UNet(nn.Module):
 
     def _up(self, h, skips, emb, cond, context_mask) -> jax.Array:
         for index, row in enumerate(self.up):
-            of_row = index + len(self.down)
-            text, context = cond.text[of_row], _at(cond.context, of_row)
+            number = index + len(self.down)
+            text, context = part_of(cond.text, number), part_of(cond.context, number)
             h, _ = run_row(row, h, emb, text, cond.text_mask, context, context_mask, skips.pop())
             if index + 1 < len(self.up):
                 h = LOWER_LEVEL_GAIN * self._finer(index, h)
         return depth_to_space(self.out(nn.swish(self.out_norm(h, self.out_film(nn.swish(emb)))).astype(jnp.float32)))
-
-
-def _at(layers: Sequence | None, index: int):
-    return None if layers is None else layers[index]
 
 
 def make_unet(model) -> UNet:

@@ -70,7 +70,9 @@ def _report(program: Program, weights: Any, target: Target, ways: int, utilizati
 
     def stored(aval) -> float:
         whole = aval.size * aval.dtype.itemsize
-        return whole * shares.get(aval.shape, 1.0) if aval.ndim > 1 else whole
+        # A loop reads stacked parameters: those of the tree one at a time, or several of the tree as one.
+        share = shares.get(aval.shape, shares.get(aval.shape[1:], 1.0))
+        return whole * share if aval.ndim > 1 else whole
 
     memory, work = measure(jaxpr, stored), flops(jaxpr) * ways
     moved = memory.gathered + memory.scattered
@@ -88,7 +90,7 @@ def _shares(weights: Any) -> Mapping[tuple, float]:
     """The shape of each parameter -> the part of it that a device holds."""
     leaves = [leaf for leaf in jax.tree.leaves(weights) if leaf.size]
     shares = [(x.shape, math.prod(x.sharding.shard_shape(x.shape)) / x.size) for x in reversed(leaves)]
-    return {shape[1:]: share for shape, share in shares} | dict(shares)  # a loop over stacked ones sees one at a time
+    return {shape[1:]: share for shape, share in shares if len(shape) > 2} | dict(shares)
 
 
 def _roofline(work: float, traffic: float, moved: float, chip: Chip, utilization: float) -> dict:

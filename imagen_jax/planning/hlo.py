@@ -92,14 +92,23 @@ def _times(bodies: dict[str, list[str]], entry: str) -> dict[str, float]:
 def _calls(line: str, bodies: dict[str, list[str]]) -> list[tuple[str, float]]:
     if not _CALLED.search(line):
         return []
-    trips = _TRIPS.search(line) if " while(" in line else None
     branches = re.search(r"branch_computations=\{([^}]*)\}|true_computation=(\S+), false_computation=(\S+)", line)
     names = re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line)
-    called = [(name, float(trips[1]) if trips else 1.0) for name in names]
+    trips = _trips(line, bodies) if " while(" in line else 1.0
+    called = [(name, trips) for name in names]
     if branches:
         sides = re.findall(r"[\w.\-]+", " ".join(part for part in branches.groups() if part))
         called += [(side, 1.0 / len(sides)) for side in sides]
     return [(name, often) for name, often in called if name in bodies]
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> float:
+    """How often a loop runs: as the line says, else the number that its condition compares the counter with."""
+    if told := _TRIPS.search(line):
+        return float(told[1])
+    condition = bodies.get(re.search(r"condition=%?([\w.\-]+)", line)[1], [])
+    bounds = [found[1] for text in condition if (found := re.search(r" s32\[\]\S* constant\((\d+)\)", text))]
+    return float(bounds[0]) if len(bounds) == 1 else 1.0
 
 
 def _collectives_of(line: str, computation: str) -> list[Collective]:

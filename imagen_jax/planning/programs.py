@@ -47,7 +47,7 @@ def sample_program(config: ConfigDict, mesh: Mesh, size: int) -> Program:
     lowres, sample = None, config.sample
     if side := config.model.lowres_size:
         lowres, sample = jax.ShapeDtypeStruct((size, side, side, 3), jnp.float32), config.sample.super_res
-    function = functools.partial(cascade.sample_once, model, runs.make_schedule(config), FrozenConfigDict(sample))
+    function = cascade.sampler(model, runs.make_schedule(config), FrozenConfigDict(sample), mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     context = None if lowres is not None else given.context
     arguments = _place(parameters(config), mesh, config.sharding), *_split((given.text, context, keys, lowres), mesh)
