@@ -95,14 +95,19 @@ def _sample(config: ConfigDict, workdir: Path) -> None:
 def _eval(config: ConfigDict, workdir: Path) -> None:
     from imagen_jax.evaluation.evaluate import evaluate
 
-    evaluate(config, workdir, command=shlex.join(["python", "-m", "imagen_jax.main", *sys.argv[1:]]))
+    evaluate(config, workdir, _command())
 
 
 def _plan(config: ConfigDict, workdir: Path) -> None:
     from imagen_jax.planning.plan import plan
 
-    if not plan(config, workdir).get("fits", True):
+    if not plan(config, workdir, _command()).get("fits", True):
         sys.exit(1)
+
+
+def _command() -> str:
+    """What the user typed."""
+    return shlex.join(["python", "-m", "imagen_jax.main", *sys.argv[1:]])
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

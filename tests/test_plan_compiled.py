@@ -16,8 +16,9 @@ ROOT = Path(__file__).parent.parent
 needs_libtpu = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu: pip install '.[plan]'")
 TINY = [
     *("--config=experiments/stage2.py", "--mode=plan", "--config.plan.compile=True"),
-    *("--config.model.image_size=16", "--config.model.channels=(16,32)", "--config.model.blocks=(1,1)"),
-    *("--config.model.dtype=bfloat16", "--config.model.remat=block", "--config.text_encoder.layers=1"),
+    *("--config.model.image_size=16", "--config.model.channels=(16,32)", "--config.model.blocks=(2,2)"),
+    *("--config.model.dtype=bfloat16", "--config.model.remat=block", "--config.model.scan=True"),
+    "--config.text_encoder.layers=2",
     *("--config.train.batch_size=16", "--config.sample.steps=4"),
 ]
 
@@ -39,6 +40,18 @@ def test_a_small_step_and_sampler_compile_for_a_slice_and_fit(tmp_path):
         assert compiled["float32 weight gathers"] == 0
         assert compiled["seconds"]["compile"]["processor"] > 0
     assert any(kind.startswith("all-gather") for kind in report["training"]["compiled"]["collectives"])
+    assert report["training"]["compiled"]["collectives over parameters"] < 5
+
+
+@needs_libtpu
+def test_a_step_that_is_too_large_is_refused_with_what_it_would_take(tmp_path):
+    done = run(tmp_path, "v5e:2x2", "--config.train.batch_size=65536", "--config.model.remat=none")
+    assert done.returncode == 1, done.stderr
+    report = json.loads((tmp_path / "plan.json").read_text())
+    compiled = report["training"]["compiled"]
+    assert not compiled["fits"] and compiled["gib a device"] > compiled["usable gib"] == 15.75
+    assert any("DOES NOT FIT" in line for line in report["verdict"])
+    assert any("--config.model.remat=block" in line for line in report["verdict"])
 
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("libtpu")), reason="libtpu is installed")

@@ -40,7 +40,7 @@ def test_a_run_can_start_from_it(folder, tmp_path):
 
 def test_a_run_in_the_other_form_of_its_blocks_is_refused(folder, tmp_path):
     config = tiny.config(scan=True)
-    with pytest.raises(runs.RunError, match="set --config.model.scan=False") as told:
+    with pytest.raises(runs.RunError, match=r"set --config\.model\.scan=False") as told:
         runs.take_over(config, {}, folder, partition.make_mesh(MESH))
     assert "\n" not in str(told.value)
 

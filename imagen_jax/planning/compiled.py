@@ -4,6 +4,8 @@ JAX's ahead-of-time compilation takes a description of the devices in place of d
 (`pip install -e '.[plan]'`); it runs at its lowest effort, whose memory is an upper bound, so that a fit is safe.
 """
 
+import importlib.metadata
+import importlib.util
 import os
 import re
 import time
@@ -78,9 +80,12 @@ def devices(target: Target) -> Any:
 
 
 def _has_libtpu() -> bool:
-    import importlib.util
-
     return importlib.util.find_spec("libtpu") is not None
+
+
+def versions() -> dict[str, str]:
+    """What compiled: its figures are those of these releases."""
+    return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
 
 
 def _memory(compiled, target: Target) -> dict:
@@ -113,7 +118,8 @@ def _collectives(compiled, params: list, config: ConfigDict) -> dict:
 
 def _refused(error: Exception, target: Target) -> dict:
     """A program that does not fit: how much it wanted, from the compiler's own message."""
-    used = re.search(r"Used ([\d.]+)([MGT]) of [\d.]+[MGT] hbm", str(error))
+    # Of the whole program, or of its temporaries alone where they are too large already.
+    used = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([MGT])\b", str(error))
     if not used:
         raise PlanError(f"{target.name}: the compiler refused: {str(error).splitlines()[0]}") from error
     gib = float(used[1]) * {"M": 2**-10, "G": 1.0, "T": 2**10}[used[2]]

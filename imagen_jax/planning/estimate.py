@@ -21,7 +21,7 @@ from imagen_jax.planning.programs import Program
 
 # The compiler's temporaries over those of a program that is fused and scheduled as well as can be: tile padding,
 # gathered weights ahead of their use, gradients before they are scattered. Fitted to two programs compiled for v5e.
-COMPILER = 1.6
+COMPILER = 1.8
 
 
 def abstract_mesh(config: ConfigDict, target: Target) -> AbstractMesh:

@@ -12,12 +12,13 @@ from imagen_jax.planning import chips, compiled, estimate, parameters, tables, v
 from imagen_jax.workdir import write_json
 
 
-def plan(config: ConfigDict, workdir: Path) -> dict:
-    """Print the plan and write workdir/plan.json.
+def plan(config: ConfigDict, workdir: Path, command: str = "") -> dict:
+    """Print the plan and write workdir/plan.json, which tells the `command` too.
 
     Returns:
-      {"config", "parameters": see parameters.count_parameters} and, with a target, {"target", "training", "sampling",
-      "fits", "verdict"}; the two programs hold {"estimate"} and, with config.plan.compile, {"compiled"}.
+      {"command", "config", "parameters": see parameters.count_parameters} and, with a target, {"target", "training",
+      "sampling", "fits", "verdict"}; the two programs hold {"estimate"} and, with config.plan.compile, {"compiled"}
+      beside which "compiler" tells its version.
 
     Raises:
       PlanError, PartitionError: a target or a mesh that cannot be planned for, in one line.
@@ -25,7 +26,7 @@ def plan(config: ConfigDict, workdir: Path) -> dict:
     target = chips.parse(config.plan.target) if config.plan.target else None  # first: the cheapest thing to be wrong
     if target and config.plan.compile:
         compiled.devices(target)
-    report = {"config": config.name, "parameters": parameters.count_parameters(config)}
+    report = {"command": command, "config": config.name, "parameters": parameters.count_parameters(config)}
     print(parameters.table(parameters.leaf_sizes(config)))
     print(tables.counts(report["parameters"]))
     if target:
@@ -46,6 +47,7 @@ def _for_target(config: ConfigDict, target: chips.Target) -> dict:
         if config.plan.compile:
             print(f"compiling {name} for {target.name} ...", flush=True)
             report[name]["compiled"] = exactly(config, target)
+            report["compiler"] = compiled.versions()
     return report | _verdict(config, target, report)
 
 
