@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from imagen_jax import optim, partition
@@ -172,6 +173,33 @@ def test_shard_batch_splits_the_examples_over_data_and_fsdp():
     assert placed["image"].addressable_shards[0].data.shape == (4, 4)
     np.testing.assert_array_equal(placed["image"], batch["image"])
     assert jax.device_put(1.0, partition.replicated(mesh_of(2, 2, 2))).is_fully_replicated
+
+
+@needs_eight
+def test_activations_are_held_to_their_batch_axis_where_it_divides():
+    mesh = partition.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+
+    def held(x):
+        with partition.on(mesh):
+            return partition.split_batch(x)
+
+    for rows, part in ((8, 2), (3, 3)):
+        x = jax.device_put(jnp.ones((rows, 4)), partition.replicated(mesh))
+        assert jax.jit(held)(x).sharding.shard_shape(x.shape) == (part, 4)
+        assert partition.split_batch(x) is x, "outside of the context"
+
+
+@needs_eight
+def test_an_array_is_read_one_part_at_a_time():
+    mesh, whole, asked = partition.make_mesh({"fsdp": 4, "tensor": 2}), np.arange(32.0).reshape(8, 4), []
+    sharding = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+
+    def read(index):
+        asked.append(whole[index].shape)
+        return whole[index]
+
+    np.testing.assert_array_equal(partition.make_array(whole.shape, sharding, read), whole)
+    assert asked == [(2, 2)] * 8
 
 
 @needs_eight
