@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,14 @@ def test_a_package_is_fetched_once_and_checked(tmp_path, client, manager):
     assert packages.cached(package, cache) is None
     assert packages.fetch(package, cache).read_bytes() == b"hello"
     assert os.listdir(cache) == [package.archive]
+
+
+@pytest.mark.parametrize("manager", CLIENTS)
+def test_the_cache_may_be_a_relative_folder(tmp_path, client, manager, monkeypatch):
+    program, folder = CLIENTS[manager]
+    client(program, f"printf hello > {folder}/set-1.0.0.bin")
+    monkeypatch.chdir(tmp_path)
+    assert packages.fetch(make(manager), Path("data/cache")).read_bytes() == b"hello"
 
 
 def test_a_file_put_by_hand_needs_no_client(tmp_path, monkeypatch):
