@@ -99,7 +99,7 @@ def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh)
         looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
         return params, f"init_from: {config.init_from or 'nothing'}{looked}, a start from scratch"
     before, about = _restore_ema(source, mesh, config.sharding)
-    if about["config"]["model"].get("scan", False) != config.model.scan:
+    if "unet" in config.init_parts and about["config"]["model"].get("scan", False) != config.model.scan:
         raise RunError(
             f"config.model.scan={config.model.scan}: {source} was trained with {not config.model.scan}, and its blocks "
             f"are stored in that form; set --config.model.scan={not config.model.scan}"

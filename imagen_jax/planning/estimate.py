@@ -66,13 +66,11 @@ def estimate_sampling(config: ConfigDict, target: Target) -> dict:
 
 def _report(program: Program, weights: Any, target: Target, ways: int, utilization: float) -> dict:
     jaxpr = program.function.trace(*program.arguments).jaxpr.jaxpr
-    shares = _shares(weights)
+    shares = _shares(weights, program.scanned)
 
     def stored(aval) -> float:
         whole = aval.size * aval.dtype.itemsize
-        # A loop reads stacked parameters: those of the tree one at a time, or several of the tree as one.
-        share = shares.get(aval.shape, shares.get(aval.shape[1:], 1.0))
-        return whole * share if aval.ndim > 1 else whole
+        return whole * shares.get(aval.shape, 1.0) if aval.ndim > 1 else whole
 
     memory, work = measure(jaxpr, stored), flops(jaxpr) * ways
     moved = memory.gathered + memory.scattered
@@ -86,11 +84,16 @@ def _report(program: Program, weights: Any, target: Target, ways: int, utilizati
     }
 
 
-def _shares(weights: Any) -> Mapping[tuple, float]:
-    """The shape of each parameter -> the part of it that a device holds."""
+def _shares(weights: Any, scanned: int) -> Mapping[tuple, float]:
+    """The shape of each parameter -> the part of it that a device holds.
+
+    Where `scanned` text layers are a loop, also that of so many stacked, and of one of the UNet's stacks.
+    """
     leaves = [leaf for leaf in jax.tree.leaves(weights) if leaf.size]
     shares = [(x.shape, math.prod(x.sharding.shard_shape(x.shape)) / x.size) for x in reversed(leaves)]
-    return {shape[1:]: share for shape, share in shares if len(shape) > 2} | dict(shares)
+    loops = {(scanned, *shape): share for shape, share in shares} if scanned else {}
+    loops |= {shape[1:]: share for shape, share in shares if scanned and len(shape) > 2}
+    return loops | dict(shares)
 
 
 def _roofline(work: float, traffic: float, moved: float, chip: Chip, utilization: float) -> dict:

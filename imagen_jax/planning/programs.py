@@ -27,6 +27,7 @@ class Program(NamedTuple):
     function: Callable
     arguments: tuple
     examples: int  # pictures that one call trains on, or makes
+    scanned: int = 0  # layers of the text encoder, where they and the UNet's blocks are loops
 
 
 def train_program(config: ConfigDict, mesh: Mesh) -> Program:
@@ -38,7 +39,7 @@ def train_program(config: ConfigDict, mesh: Mesh) -> Program:
     size, tasks = config.train.batch_size, tuple(config.data.mixture)
     place = functools.partial(_place, mesh=mesh, table=config.sharding)
     arguments = place(state), place(frozen), _split(batch(config, size), mesh)
-    return Program("train step", train.compile_step(config, model, tx, tasks, mesh), arguments, size)
+    return Program("train step", train.compile_step(config, model, tx, tasks, mesh), arguments, size, _scanned(config))
 
 
 def sample_program(config: ConfigDict, mesh: Mesh, size: int) -> Program:
@@ -51,7 +52,11 @@ def sample_program(config: ConfigDict, mesh: Mesh, size: int) -> Program:
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     context = None if lowres is not None else given.context
     arguments = _place(parameters(config), mesh, config.sharding), *_split((given.text, context, keys, lowres), mesh)
-    return Program("sampler", jax.jit(function), arguments, size)
+    return Program("sampler", jax.jit(function), arguments, size, _scanned(config))
+
+
+def _scanned(config: ConfigDict) -> int:
+    return config.text_encoder.layers if config.model.scan else 0
 
 
 def parameters(config: ConfigDict) -> dict:
