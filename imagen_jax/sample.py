@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from data_pipelines.instruction import Instruction, layout_of, load_instruction, pack
 from data_pipelines.loader import make_loader
 from data_pipelines.text import load_tokenizer
-from imagen_jax import cascade, grid, partition, runs, samplers
+from imagen_jax import cascade, grid, partition, release, runs, samplers
 from imagen_jax.evaluation import training_report
 from imagen_jax.runs import Run, RunError
 
@@ -62,17 +62,25 @@ def sample_held_out(config: ConfigDict, workdir: Path, seed: int) -> Path:
 
 
 def open_super_res(config: ConfigDict, workdir: Path, mesh: Mesh) -> Run | None:
-    """The cascade's second run: sample.super_res.workdir, or None, which is said aloud."""
+    """The cascade's second run: sample.super_res.workdir, or None, which is said aloud.
+
+    'auto' is the run of that name beside `workdir`; of a release, what its own folder super_res holds.
+    """
     given = config.sample.super_res.workdir
     if not given:
         return None
-    path = workdir.parent / config.sample.super_res.name if given == "auto" else Path(given)
+    path = _super_res_beside(config, workdir) if given == "auto" else Path(given)
     if runs.has_run(path):
         return runs.open_run(path, mesh)
     if given != "auto":
         raise RunError(f"config.sample.super_res.workdir: no trained model in {path}; train experiments/super_res.py")
     logging.info("no super-resolution run in %s: base pictures only (train experiments/super_res.py for more)", path)
     return None
+
+
+def _super_res_beside(config: ConfigDict, workdir: Path) -> Path:
+    base = release.locate(config.sample.run or workdir)
+    return base / "super_res" if release.is_release(base) else workdir.parent / config.sample.super_res.name
 
 
 def _pack(run: Run, instruction: Instruction, count: int):

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from imagen_jax import grid, metrics, partition, runs
 from imagen_jax import model as model_lib
 from imagen_jax.checkpoint import Checkpointer
-from imagen_jax.evaluation import training_report
+from imagen_jax.evaluation import super_res_report, training_report
 from imagen_jax.model import Model
 from imagen_jax.optim import learning_rate, make_optimizer
 from imagen_jax.preemption import Stopped, StopSignals
@@ -202,9 +202,15 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     run = as_run(trainer, state)
     picture = trainer.workdir / "samples" / f"grid_{int(state.step)}.png"
     grid.save_png(sample_grid(trainer, state), picture)
-    report = {"step": int(state.step)} | training_report.reference_report(run, trainer.held_out)
-    report["samples"] = str(picture)
-    print(training_report.told(report))
+    config = trainer.config
+    report = {"run": config.name, "step": int(state.step), "corpus": config.data.corpus, "seed": config.seed}
+    report |= {"image_size": trainer.model.image_size, "samples": str(picture)}
+    if trainer.model.lowres_size:
+        report |= super_res_report.super_res_report(run, trainer.held_out)
+        print(super_res_report.told(report))
+    else:
+        report |= training_report.reference_report(run, trainer.held_out)
+        print(training_report.told(report))
     training_report.write_instructions(trainer.held_out, trainer.workdir / "instructions")
     print(f"report:  {write_json(trainer.workdir / 'report.json', report)}\npicture: {picture}")
     return report

@@ -356,6 +356,9 @@ def test_curves_keep_what_is_known_and_average_the_long(tmp_path):
     assert "<polyline" in curves.draw(loss) and "nan" not in curves.draw(loss)
 
 
+FACTS = {"corpus": "fixture", "image_size": 16, "seed": 0, "run": "r", "step": 1}
+
+
 def write_evaluation(workdir, scores: dict[str, list[float]], **facts):
     """An eval folder with these overall scores of the model."""
     folder = workdir / "eval"
@@ -363,10 +366,27 @@ def write_evaluation(workdir, scores: dict[str, list[float]], **facts):
     rows = [{"suite": s, "case": i, "arm": arm, "scores": {OVERALL: x if arm == "model" else 0.0}}
             for s, each in scores.items() for i, x in enumerate(each) for arm in ("real", "model")]  # fmt: skip
     (folder / "scores.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    told = {"corpus": "fixture", "image_size": 16, "seed": 0, "run": "r", "step": 1, "command": "c"} | facts
+    told = FACTS | {"command": "c", "losses": {"tasks": {}}} | facts
     suites = {suite: {"measures": {OVERALL: {}}} for suite in scores}
     (folder / "report.json").write_text(json.dumps(told | {"suites": suites}))
     return workdir
+
+
+def test_trained_runs_are_compared_by_their_held_out_losses(tmp_path, capsys):
+    noise = np.random.default_rng(0).random(40)
+    losses = {"one": {"line": [*noise], "edit": [0.1, 0.3], "mask": [1.0]}, "two": {"line": [*(noise - 0.01)]},
+              "three": {"edit": [0.1, 0.1]}}  # fmt: skip
+    for name, tasks in losses.items():
+        (tmp_path / name).mkdir()
+        told = FACTS | {"tasks": {task: {"examples": values} for task, values in tasks.items()}}
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    assert compare.main([str(tmp_path / name) for name in losses]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in rows if row]
+    line, edit = (next(row for row in rows if row[0] == task) for task in ("line", "edit"))
+    assert line[1].startswith(f"{noise.mean():.4f} [") and line[4] == "-0.0100 [-0.0100, -0.0100]"
+    assert line[3] == line[5] == "" and edit[2] == edit[4] == "", "a run without the task has no cell of its own"
+    assert edit[5].startswith("-0.1000 [") and not any(row[0] in ("mask", "overall") for row in rows)
 
 
 def test_runs_are_compared_on_the_same_cases(tmp_path, capsys):
@@ -395,7 +415,7 @@ def test_runs_of_other_cases_are_not_compared(tmp_path, capsys):
     others = {
         "with seed 1 and one with 0": write_evaluation(tmp_path / "two", {"line": [0.5, 0.6]}, seed=1),
         "share no suite": write_evaluation(tmp_path / "three", {"mask": [0.5, 0.6]}),
-        "evaluate the run first": tmp_path / "four",
+        "train the run to its end": tmp_path / "four",
     }
     for told, other in others.items():
         assert compare.main([str(one), str(other)]) == 2

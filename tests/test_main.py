@@ -121,6 +121,8 @@ def test_each_stage_takes_over_the_one_before(run, tmp_path):
     enlarge = ["--config.model.image_size=32", "--config.model.lowres_size=16"]
     frozen = ["--config.text_encoder.frozen=True", f"--config.text_encoder.weights={tmp_path}/stage2"]
     assert "unused" in train("super_res", *enlarge, *frozen)
+    enlarged = json.loads((tmp_path / "super_res/report.json").read_text())["enlarged"]
+    assert 0 < enlarged["sharpness"]["bicubic"] < 1 and enlarged["psnr"].keys() == {"model", "bicubic"}
     sample = ["--mode=sample", f"--instruction={tmp_path}/stage2/instructions/style_transfer.json"]
     told = run("--config=experiments/stage2.py", f"--workdir={tmp_path}/stage2", *sample, "--config.sample.steps=2")
     pictures = [Path(line.split(": ")[1]) for line in told.splitlines() if line.startswith("picture: ")]

@@ -1,9 +1,10 @@
-"""Several evaluated runs side by side, on the same cases: the paper's Tables 2, 3 and 4 at this scale.
+"""Several runs side by side, on the same cases: the paper's Tables 2, 3 and 4 at this scale.
 
     python -m imagen_jax.evaluation.compare runs/RUN runs/OTHER --output=comparison.md
 
-A run is a workdir that --mode=eval has filled. Differences are against the first run, case by case, each with a 95 %
-bootstrap interval in which cases are drawn again inside every suite.
+A run is a workdir that was trained to its end: then held-out losses are compared. Where --mode=eval has filled all of
+them, their pictures' scores are too. Differences are against the first run, case by case, each with a 95 % bootstrap
+interval in which cases are drawn again inside every suite.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from imagen_jax.evaluation.report import OVERALL, Table, markdown_table, told, t
 from imagen_jax.workdir import write_text
 
 SAME = ("corpus", "image_size", "seed")  # what makes case i of a suite the same case
+LOSS = "loss"
 DRAWS = 10_000
 DOMAINS = {"in-domain mean": IN_DOMAIN, "zero-shot mean": ZERO_SHOT}
 
@@ -30,59 +32,94 @@ class CompareError(ValueError):
     """Runs that cannot be compared; one line with the mend."""
 
 
-class Evaluated(NamedTuple):
-    """What an evaluation left."""
+class Measured(NamedTuple):
+    """What a training or an evaluation left.
+
+    Scores are suite -> case -> measure -> score, those of the model's arm; a held-out loss is one of a task's measures.
+    """
 
     name: str
     report: Mapping
-    scores: Mapping[str, Mapping[int, Mapping[str, float]]]  # suite -> case -> measure -> score, of the model's arm
+    scores: Mapping[str, Mapping[int, Mapping[str, float]]]
+    losses: Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
-def read(workdir: Path) -> Evaluated:
-    """An evaluated run. Raises CompareError where there is none."""
-    folder = workdir / "eval"
+def read(workdirs: Sequence[Path]) -> list[Measured]:
+    """The runs; as evaluated where all were, else as training left them. Raises CompareError where one was neither."""
+    evaluated = all((workdir / "eval" / "report.json").exists() for workdir in workdirs)
+    return [_read(workdir.name, workdir / "eval" if evaluated else workdir, evaluated) for workdir in workdirs]
+
+
+def _read(name: str, folder: Path, evaluated: bool) -> Measured:
     try:
         report = json.loads((folder / "report.json").read_text())
-        lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+        lines = (folder / "scores.jsonl").read_text().splitlines() if evaluated else []
     except FileNotFoundError as error:
-        raise CompareError(f"{error.filename}: missing; evaluate the run first, with --mode=eval") from None
+        raise CompareError(f"{error.filename}: missing; train the run to its end, and evaluate all or none") from None
     scores: dict[str, dict] = {}
-    for line in lines:
+    for line in map(json.loads, lines):
         if line["arm"] == MODEL:
             scores.setdefault(line["suite"], {})[line["case"]] = line["scores"]
-    return Evaluated(workdir.name, report, scores)
+    tasks = report.get("losses", report)["tasks"]
+    losses = {task: {i: {LOSS: x} for i, x in enumerate(found.get("examples", ()))} for task, found in tasks.items()}
+    return Measured(name, report, scores, losses)
 
 
-def compare(runs: Sequence[Evaluated]) -> str:
+def compare(runs: Sequence[Measured]) -> str:
     """The comparison in Markdown.
 
     Raises:
-      CompareError: the runs were evaluated on other cases, or share no suite.
+      CompareError: the runs were measured on other cases, or share no suite and no task.
     """
     _check_same_cases(runs)
-    shared = [suite for suite in (*IN_DOMAIN, *ZERO_SHOT) if all(suite in run.scores for run in runs)]
-    if not shared:
-        raise CompareError("the runs share no suite: evaluate all with the same --config.eval.suites")
+    suites = [suite for suite in (*IN_DOMAIN, *ZERO_SHOT) if all(suite in run.scores for run in runs)]
+    tasks = [task for task in IN_DOMAIN if _has(runs[0], task) and any(_has(run, task) for run in runs[1:])]
+    if not (tasks or suites):
+        raise CompareError("the runs share no suite and no task: evaluate all with the same --config.eval.suites")
     lines = [f"# {' against '.join(run.name for run in runs)}", ""]
-    lines += [f"* {run.name}: {trained(run.report)}, `{run.report['command']}`" for run in runs]
-    if left := sorted({suite for run in runs for suite in run.scores} - set(shared)):
+    lines += [f"* {_told(run)}" for run in runs]
+    if left := sorted({suite for run in runs for suite in run.scores} - set(suites)):
         lines += ["", f"Not in every run: {', '.join(left)}."]
-    tables = _overall_table(runs, shared), _measures_table(runs, shared)
-    return "\n".join([*lines, *(line for table in tables for line in markdown_table(table))]) + "\n"
+    tables = _losses_table(runs, tasks), _overall_table(runs, suites), _measures_table(runs, suites)
+    written = (line for table in tables if table.rows for line in markdown_table(table))
+    return "\n".join([*lines, *written]) + "\n"
 
 
-def _check_same_cases(runs: Sequence[Evaluated]) -> None:
+def _has(run: Measured, task: str) -> bool:
+    return bool(run.losses.get(task))
+
+
+def _told(run: Measured) -> str:
+    command = run.report.get("command")
+    return f"{run.name}: {trained(run.report)}" + (f", `{command}`" if command else "")
+
+
+def _check_same_cases(runs: Sequence[Measured]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for key in SAME:
             if run.report[key] != first.report[key]:
                 raise CompareError(
-                    f"{run.name} was evaluated with {key} {run.report[key]} and {first.name} with "
-                    f"{first.report[key]}, so their cases differ: evaluate both alike"
+                    f"{run.name} was measured with {key} {run.report[key]} and {first.name} with "
+                    f"{first.report[key]}, so their cases differ: measure both alike"
                 )
 
 
-def _overall_table(runs: Sequence[Evaluated], suites: Sequence[str]) -> Table:
+def _losses_table(runs: Sequence[Measured], tasks: Sequence[str]) -> Table:
+    groups = {task: [task] for task in tasks} | ({"all of these": tasks} if len(tasks) > 1 else {})
+    rows = [(name, *_loss_cells(runs, members)) for name, members in groups.items()]
+    note = "Log-SNR < 0, true references; lower is better. Against the first run, differences on the same noise."
+    return Table("Held-out loss", note, ("task", *_columns(runs)), rows)
+
+
+def _loss_cells(runs: Sequence[Measured], tasks: Sequence[str]) -> list[str]:
+    """As `_cells`, empty for a run that lacks one of the tasks: a single-task model has one only."""
+    having = [run for run in runs if all(_has(run, task) for task in tasks)]
+    told = iter(_cells(having, tasks, LOSS, "losses"))
+    return [next(told) if run in having else "" for run in (*runs, *runs[1:])]
+
+
+def _overall_table(runs: Sequence[Measured], suites: Sequence[str]) -> Table:
     groups = {suite: [suite] for suite in suites}
     groups |= {name: kept for name, domain in DOMAINS.items() if (kept := [s for s in suites if s in domain])}
     rows = [(name, *_cells(runs, members, OVERALL)) for name, members in groups.items()]
@@ -90,30 +127,32 @@ def _overall_table(runs: Sequence[Evaluated], suites: Sequence[str]) -> Table:
     return Table("Overall", f"{note}each suite alike.", ("suite", *_columns(runs)), rows)
 
 
-def _measures_table(runs: Sequence[Evaluated], suites: Sequence[str]) -> Table:
+def _measures_table(runs: Sequence[Measured], suites: Sequence[str]) -> Table:
     measures = [(suite, name) for suite in suites for name in runs[0].report["suites"][suite]["measures"]]
     rows = [(suite, told(name), *_cells(runs, [suite], name)) for suite, name in measures if name != OVERALL]
     return Table("Each measure", "", ("suite", "measure", *_columns(runs)), rows, names=2)
 
 
-def _columns(runs: Sequence[Evaluated]) -> list[str]:
+def _columns(runs: Sequence[Measured]) -> list[str]:
     return [*(run.name for run in runs), *(f"{run.name} - {runs[0].name}" for run in runs[1:])]
 
 
-def _cells(runs: Sequence[Evaluated], suites: Sequence[str], measure: str) -> list[str]:
+def _cells(runs: Sequence[Measured], suites: Sequence[str], measure: str, kind: str = "scores") -> list[str]:
     """The mean of each run over `suites`, then the differences; empty where no case is shared."""
-    strata = [values for suite in suites if (values := _shared(runs, suite, measure)).size]
+    strata = [values for suite in suites if (values := _paired(runs, suite, measure, kind)).size]
     if not strata:
         return [""] * (2 * len(runs) - 1)
     means = [[values[i] for values in strata] for i in range(len(runs))]
     gains = [[values[i] - values[0] for values in strata] for i in range(1, len(runs))]
-    return [_told_interval(each) for each in means] + [_told_interval(each, "+") for each in gains]
+    form = ".4f" if measure == LOSS else ".3f"
+    return [_told_interval(each, form) for each in means] + [_told_interval(each, f"+{form}") for each in gains]
 
 
-def _shared(runs: Sequence[Evaluated], suite: str, measure: str) -> np.ndarray:
+def _paired(runs: Sequence[Measured], suite: str, measure: str, kind: str) -> np.ndarray:
     """[runs, N]: the scores of the cases that every run has."""
-    cases = sorted(set.intersection(*({i for i, s in run.scores[suite].items() if measure in s} for run in runs)))
-    return np.array([[run.scores[suite][i][measure] for i in cases] for run in runs])
+    found = [getattr(run, kind)[suite] for run in runs]
+    cases = sorted(set.intersection(*({i for i, scores in cases.items() if measure in scores} for cases in found)))
+    return np.array([[cases_of_run[i][measure] for i in cases] for cases_of_run in found])
 
 
 def interval(strata: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
@@ -124,8 +163,8 @@ def interval(strata: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float,
     return float(np.mean([values.mean() for values in strata])), float(low), float(high)
 
 
-def _told_interval(strata: Sequence[np.ndarray], sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}.3f}" for value in interval(strata))
+def _told_interval(strata: Sequence[np.ndarray], form: str) -> str:
+    mean, low, high = (f"{value:{form}}" for value in interval(strata))
     return f"{mean} [{low}, {high}]"
 
 
@@ -133,10 +172,10 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m imagen_jax.evaluation.compare",
-        description="Several evaluated runs side by side, on the same cases.",
+        description="Several runs side by side, on the same cases.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run that --mode=eval measured")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run, trained or evaluated")
     parser.add_argument("--output", type=Path, help="Markdown file to write as well")
     return parser
 
@@ -148,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         if len(chosen.runs) < 2:
             raise CompareError("give at least two runs to compare")
-        text = compare([read(workdir) for workdir in chosen.runs])
+        text = compare(read(chosen.runs))
         print(text)
         if chosen.output:
             print(f"written: {write_text(chosen.output, text)}")

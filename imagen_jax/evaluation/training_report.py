@@ -45,7 +45,7 @@ def reference_report(run: Run, loader) -> dict:
 
     Returns:
       {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
-      "tasks": {task: the same two}}.
+      "tasks": {task: the same two, and "examples": the true loss of each example, for paired comparisons}}.
     """
     loss = _compile(run.model, make_schedule(run.config))
     tasks = {}
@@ -55,10 +55,11 @@ def reference_report(run: Run, loader) -> dict:
             batch, key = loader.batch(i * BATCH_SIZE, BATCH_SIZE, task), jax.random.key(i)
             if not run.model.unet.config.context_levels or not batch.context.mask.any():
                 break
-            true.append(loss(run.params, batch, key).mean())
-            shuffled.append(loss(run.params, shuffle_references(batch), key).mean())
+            true += hosts.whole(loss(run.params, batch, key)).tolist()
+            shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
         if true:
-            tasks[task] = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
+            means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
+            tasks[task] = means | {"examples": [round(value, 6) for value in true]}
     names = ("loss_true", "loss_shuffled")
     return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
 
