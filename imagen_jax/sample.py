@@ -13,8 +13,10 @@ from data_pipelines.instruction import Instruction, layout_of, load_instruction,
 from data_pipelines.loader import make_loader
 from data_pipelines.text import load_tokenizer
 from imagen_jax import cascade, grid, partition, release, runs, samplers
+from imagen_jax import model as model_lib
 from imagen_jax.evaluation import training_report
 from imagen_jax.runs import Run, RunError
+from imagen_jax.types import Text
 
 
 def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int) -> list[Path]:
@@ -43,22 +45,36 @@ def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int)
 
 
 def sample_held_out(config: ConfigDict, workdir: Path, seed: int) -> Path:
-    """Draw one held-out instruction a task of `config.data` as a grid; returns its path.
+    """Draw one held-out instruction a task of `config.data` as a grid, enlarged too if it can be; returns its path.
 
     The instructions are written beside it as files, to be changed and drawn again one by one.
 
     Raises:
       RunError, CheckpointError, LoaderError: one line, with the mend.
     """
-    run = runs.open_run(config.sample.run or workdir, partition.make_mesh(config.mesh))
+    mesh = partition.make_mesh(config.mesh)
+    run = runs.open_run(config.sample.run or workdir, mesh)
+    super_res = None if run.model.lowres_size else open_super_res(config, workdir, mesh)
     loader = make_loader(config.data, layout_of(run.config), "test", seed)
     drawn_as = ConfigDict(run.config.to_dict() | {"sample": config.sample.to_dict()})
     rows = training_report.sample_rows(run._replace(config=drawn_as), loader)
+    if super_res is not None:
+        cascade.check_fit(run, super_res)
+        rows = _enlarge(rows, super_res, config.sample, training_report.batch_of_tasks(loader).text)
     title = f"{run.config.name}, one held-out instruction a task, not selected"
     path = grid.save_png(grid.draw(rows, title), workdir / "samples" / f"held_out_seed{seed}.png")
     instructions = training_report.write_instructions(loader, workdir / "instructions")
     print(f"picture: {path}\ndraw one: --mode=sample --instruction={instructions[0]}")
     return path
+
+
+def _enlarge(rows: list[grid.Row], super_res: Run, sample: ConfigDict, text: Text) -> list[grid.Row]:
+    """The rows with one more column: their samples, enlarged under their texts."""
+    lowres = model_lib.to_float(jnp.asarray(np.stack([row.sample for row in rows])))
+    keys = samplers.sample_keys(jax.random.key(0), jnp.arange(len(rows)))
+    pictures = grid.to_uint8(cascade.enlarge(super_res, sample, text, lowres, keys))
+    column = f"{super_res.model.image_size} px"
+    return [row._replace(others=[(column, picture)]) for row, picture in zip(rows, pictures, strict=True)]
 
 
 def open_super_res(config: ConfigDict, workdir: Path, mesh: Mesh) -> Run | None:

@@ -18,7 +18,7 @@ FLOORS = [
     *(f"evaluation.measure_{name}" for name in ("pictures", "sets", "networks")),
     *(f"evaluation.judge_{name}" for name in ("style", "subject", "depth")),
     *("evaluation.judges", "evaluation.measures"),
-    *("grid", "cascade", "evaluation.training_report", "sample", "train", "export"),
+    *("grid", "cascade", "evaluation.super_res_report", "evaluation.training_report", "sample", "train", "export"),
     *("planning.chips", "planning.flops", "planning.liveness", "planning.hlo", "planning.programs"),
     *("planning.parameters", "planning.estimate", "planning.compiled", "planning.verdict", "planning.tables"),
     "planning.plan",

@@ -85,11 +85,16 @@ def told(report: dict) -> str:
     )
 
 
-def sample_rows(run: Run, loader) -> list[grid.Row]:
-    """One sampled instruction a task, with its references and its real target."""
+def batch_of_tasks(loader) -> Batch:
+    """One held-out example a task."""
     # Another index for each task: with one index they would all show the same subject.
     parts = [loader.batch(index, 1, task) for index, task in enumerate(loader.tasks)]
-    batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def sample_rows(run: Run, loader) -> list[grid.Row]:
+    """One sampled instruction a task, with its references and its real target."""
+    batch = batch_of_tasks(loader)
     keys = samplers.sample_keys(jax.random.key(0), jnp.asarray(batch.index, jnp.int32))
     pictures = grid.to_uint8(hosts.whole(_sample(run, batch, keys)))
     return [_row(run, loader.example(index, task), pictures[index]) for index, task in enumerate(loader.tasks)]
