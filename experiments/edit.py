@@ -6,7 +6,7 @@
     python -m imagen_jax.main --config=experiments/edit.py:paper        MagicBrush, prepared as data/records/magicbrush
 
 It takes over the weights of runs/stage2. Table 2 compares with the model before instruction tuning:
-`--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`. Not measured.
+`--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`. What came out at the bare size stands in README.md.
 """
 
 from experiments import common
