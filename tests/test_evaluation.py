@@ -389,6 +389,14 @@ def test_trained_runs_are_compared_by_their_held_out_losses(tmp_path, capsys):
     assert edit[5].startswith("-0.1000 [") and not any(row[0] in ("mask", "overall") for row in rows)
 
 
+@pytest.mark.parametrize(("report", "told"), [({"tasks": {}}, "an older one, it tells no corpus"), (FACTS, "no task")])
+def test_trained_runs_that_hold_no_losses_are_one_line(tmp_path, capsys, report, told):
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert compare.main([str(tmp_path), str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1
+
+
 def test_runs_are_compared_on_the_same_cases(tmp_path, capsys):
     noise = np.random.default_rng(0).random(40)
     one = write_evaluation(tmp_path / "one", {"line": [*noise], "mask": [0.5, 0.5], "line_style": [0.2, 0.4]})

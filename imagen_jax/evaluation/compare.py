@@ -56,11 +56,15 @@ def _read(name: str, folder: Path, evaluated: bool) -> Measured:
         lines = (folder / "scores.jsonl").read_text().splitlines() if evaluated else []
     except FileNotFoundError as error:
         raise CompareError(f"{error.filename}: missing; train the run to its end, and evaluate all or none") from None
+    if missing := [key for key in SAME if key not in report]:
+        raise CompareError(
+            f"{folder}/report.json: an older one, it tells no {missing[0]}; run its training again, which only reports"
+        )
     scores: dict[str, dict] = {}
     for line in map(json.loads, lines):
         if line["arm"] == MODEL:
             scores.setdefault(line["suite"], {})[line["case"]] = line["scores"]
-    tasks = report.get("losses", report)["tasks"]
+    tasks = report.get("losses", report).get("tasks", {})  # super-resolution has none
     losses = {task: {i: {LOSS: x} for i, x in enumerate(found.get("examples", ()))} for task, found in tasks.items()}
     return Measured(name, report, scores, losses)
 
