@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(RUN) -m imagen_jax.main --config=experiments/stage2.py
 
 test: $(VENV)/.test lint
-	$(RUN) -m pytest -q tests
+	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile tests
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

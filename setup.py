@@ -10,7 +10,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["imagen_jax*", "data_pipelines*", "experiments*"]),
     package_data={
-        "imagen_jax": ["released/*"],
+        "imagen_jax": ["released/*", "released/super_res/*"],
         "data_pipelines": ["assets/*", "fixture/*", "fixture/sheets/*", "templates/*.txt"],
     },
     install_requires=[
@@ -50,7 +50,7 @@ setup(
         ],
         # Compiling for TPU slices without one (config.plan.compile); its libtpu is proprietary.
         "plan": ["jax[tpu]>=0.10.2,<0.13"],
-        "test": ["chex>=0.1.90,<0.2", "pytest>=8,<10", "ruff>=0.17,<0.18"],
+        "test": ["chex>=0.1.90,<0.2", "pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.17,<0.18"],
         # Live parity of the T5 encoder; the tests use a recording where this is missing.
         "parity": ["torch>=2.13,<3", "transformers>=5.17,<6"],
     },

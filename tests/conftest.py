@@ -1,7 +1,6 @@
 """Tests run on eight virtual CPU devices, so that meshes are real; all is set before the first use of a backend."""
 
 import os
-import tempfile
 
 import jaxlib
 
@@ -11,7 +10,3 @@ FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 if jaxlib.version.__version_info__ < (0, 11):  # later ones do not know it
     FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE} --xla_force_host_platform_device_count=8"
-# What one test, or a process that it starts, has compiled, the others need not compile again.
-_COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
