@@ -54,25 +54,27 @@ SUPER_RES = {
     ),
 }  # fmt: skip
 
+# [I] Drawings stand on white, 1.0: dynamic thresholding divides by what overshoots it, so that white becomes gray.
+WHITE_GROUND = dict(threshold="static", super_res=dict(threshold="static"))
 
 # What follows from the machine that a size is for; everything else is the paper's.
 SCALE = {
     "tiny": dict(  # two CPU cores and the bundled pictures
         optim=dict(learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
         train=dict(batch_size=32, log_every=20),
-        sample=dict(steps=64, guidance="constant", guidance_weight=2.0),
+        sample=dict(steps=64, guidance="constant", guidance_weight=2.0, **WHITE_GROUND),
     ),
     "laptop": dict(  # two CPU cores for some hours, the full emoji and furniture corpora
         data=dict(corpus="data/emoji,data/furniture"),
         optim=dict(learning_rate=1.5e-3, warmup_steps=50, ema_decay=0.998),
         train=dict(batch_size=32, log_every=20, checkpoint_every=100, sample_every=1000),
-        sample=dict(method="dpm_solver_2m", steps=16, guidance="constant", guidance_weight=2.0),
+        sample=dict(method="dpm_solver_2m", steps=16, guidance="constant", guidance_weight=2.0, **WHITE_GROUND),
     ),
     "small": dict(  # one accelerator, the same corpora
         data=dict(corpus="data/emoji,data/furniture"),
         optim=dict(learning_rate=3e-4, warmup_steps=500, ema_decay=0.999),
         train=dict(batch_size=256, sample_every=2000),
-        sample=dict(steps=128, guidance="constant", guidance_weight=3.0),
+        sample=dict(steps=128, guidance="constant", guidance_weight=3.0, **WHITE_GROUND),
     ),
     "paper": dict(  # 64 TPU v4
         data=dict(loader="records", max_references=3, text_length=128, reference_text_length=32),
@@ -203,6 +205,7 @@ def defaults(name: str) -> ConfigDict:
             keep_every=0,  # beside them, for good, those of every so many steps, a multiple of checkpoint_every; 0 none
             sample_every=5000,  # a grid of held-out instructions; 0 only at the end
             crop_size=0,  # super-resolution trains on crops of this side [P Imagen]; 0 whole pictures
+            max_aug_level=1.0,  # [P Imagen] the most noise on its low-resolution input, a time of the noise schedule
         )
     )
     config.sample = sampler(steps=256, guidance="oscillating", guidance_weight=25.0)  # [P]

@@ -18,6 +18,8 @@ def get_config(size: str = "tiny"):
     config.data.mixture.update({"captions" if size == "paper" else "text_to_image": 1.0})
     config.data.max_references = 0
     config.train.steps = STEPS[size]
+    if size != "paper":
+        config.train.max_aug_level = 0.3  # [I] what sampling uses, all that so few steps can learn
     if size == "tiny":
         config.train.update(batch_size=16, checkpoint_every=200, sample_every=200)
     elif size == "paper":

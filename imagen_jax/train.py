@@ -83,6 +83,8 @@ def check(config: ConfigDict, workdir: Path) -> None:
             f"config.train.keep_every={config.train.keep_every} must be a multiple of "
             f"config.train.checkpoint_every={config.train.checkpoint_every}, or 0"
         )
+    if not 0 < config.train.max_aug_level <= 1:
+        raise TrainError(f"config.train.max_aug_level={config.train.max_aug_level} must be above 0 and at most 1")
     size, parts = config.train.batch_size, config.train.accumulate
     if parts < 1 or size % parts:
         raise TrainError(f"config.train.batch_size={size} does not divide by config.train.accumulate={parts}")
@@ -169,6 +171,7 @@ def compile_step(config: ConfigDict, model: Model, tx: optax.GradientTransformat
         config.diffusion.drop_context,
         config.train.crop_size,
         config.train.accumulate,
+        config.train.max_aug_level,
     )
 
     constrain = functools.partial(partition.constrain, mesh=mesh, table=config.sharding)

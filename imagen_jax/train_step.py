@@ -39,6 +39,7 @@ class Objective:
     drop_context: float
     crop_size: int  # side of super-resolution's training crops; 0: whole pictures
     accumulate: int = 1  # micro-batches that a step's batch is split into
+    max_aug_level: float = 1.0  # of the noise on super-resolution's input
 
 
 def init_state(params: dict, tx: optax.GradientTransformation) -> TrainState:
@@ -70,14 +71,15 @@ def draw(model: Model, objective: Objective, batch_size: int, key: Array) -> Dra
         no_text=no_text,
         no_context=no_text | jax.random.bernoulli(context_key, objective.drop_context, (batch_size,)),
     )
-    return _draw_lowres(draws, model, side, lowres_key) if model.lowres_size else draws
+    return _draw_lowres(draws, model, objective, lowres_key) if model.lowres_size else draws
 
 
-def _draw_lowres(draws: Draws, model: Model, side: int, key: Array) -> Draws:
+def _draw_lowres(draws: Draws, model: Model, objective: Objective, key: Array) -> Draws:
+    side = draws.eps.shape[1]
     level_key, eps_key, crop_key = jax.random.split(key, 3)
     batch_size, small = draws.logsnr.shape[0], side * model.lowres_size // model.image_size
     return draws.replace(
-        aug_level=jax.random.uniform(level_key, (batch_size,)),
+        aug_level=jax.random.uniform(level_key, (batch_size,), maxval=objective.max_aug_level),
         lowres_eps=jax.random.normal(eps_key, (batch_size, small, small, 3)),
         corners=jax.random.randint(crop_key, (batch_size, 2), 0, model.lowres_size - small + 1),
     )

@@ -160,6 +160,7 @@ BAD_FLAGS = {
     "--config=experiments/stage3.py": "stage3.py",
     "--config=experiments/stage2.py:huge": "tiny, laptop, small, paper",
     "--config.train.keep_every=150": "multiple of config.train.checkpoint_every=100",
+    "--config.train.max_aug_level=3": "config.train.max_aug_level=3.0 must be above 0 and at most 1",
     "--config.train.log_every=0": "config.train.log_every=0 must be at least 1",
     "--config.init_from=nowhere": "config.init_from: no checkpoint in nowhere",
     "--config.text_encoder.frozen=True": "config.text_encoder.weights",

@@ -1,5 +1,6 @@
 """The training step: what is trained, on what noise, and the same on every mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -152,6 +153,8 @@ def test_super_resolution_trains_on_augmented_pictures(super_res):
     config, batch = tiny.config(), tiny.batch(size=64, side=16)
     x0 = model_lib.to_float(jnp.asarray(batch.image))
     empty = model_lib.Cond(text=None, text_mask=jnp.ones((64, 1), bool))
+    bounded = dataclasses.replace(objective(config), max_aug_level=0.3)
+    assert 0.2 < float(draw(net, bounded, 64, jax.random.key(0)).aug_level.max()) < 0.3
     draws = draw(net, objective(config), 64, jax.random.key(0))
     same, cond = add_lowres(net, objective(config), x0, empty, draws)
     np.testing.assert_array_equal(same, x0)
