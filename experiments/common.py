@@ -127,6 +127,7 @@ def defaults(name: str) -> ConfigDict:
         dict(
             image_size=0,
             lowres_size=0,  # > 0: a super-resolution model, conditioned on a picture of this side
+            lowres_gap=0.0,  # [I] > 0: it corrects the best guess around its input, enlarged with this squared error
             channels=(),
             blocks=(),
             text_levels=(),

@@ -19,7 +19,9 @@ def get_config(size: str = "tiny"):
     config.data.max_references = 0
     config.train.steps = STEPS[size]
     if size != "paper":
-        config.train.max_aug_level = 0.3  # [I] what sampling uses, all that so few steps can learn
+        # [I] What so few steps can learn: not to say again what interpolation says, and the noise that sampling uses.
+        config.model.lowres_gap = 0.02
+        config.train.max_aug_level = 0.3
     if size == "tiny":
         config.train.update(batch_size=16, checkpoint_every=200, sample_every=200)
     elif size == "paper":

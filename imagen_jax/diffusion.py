@@ -43,13 +43,30 @@ def x0_and_eps(output: Image, z: Image, logsnr: PerExample, prediction: str) -> 
     return choose("prediction", prediction, forms)()
 
 
+def prediction_of(x0: Image, eps: Image, logsnr: PerExample, prediction: str) -> Image:
+    """What a network that predicts 'v', 'eps' or 'x0' says where it knows both. Raises ValueError for another one."""
+    forms = {"v": lambda: velocity(x0, eps, logsnr), "eps": lambda: eps, "x0": lambda: x0}
+    return choose("prediction", prediction, forms)()
+
+
+def gaussian_estimate(z: Image, logsnr: PerExample, mean: Image, variance: Array) -> tuple[Image, Image, Image]:
+    """(x0, eps) to expect at z where x0 ~ N(mean, variance), and z's own distance from what it is expected to be, of
+    unit variance. It is all that there is to know of a Gaussian; EDM (2206.00364, section 5) has it for mean 0.
+
+    variance broadcasts against z. The squared error of that x0 is variance sigma^2 / (alpha^2 variance + sigma^2).
+    """
+    alpha, sigma = _coefficients(logsnr, z)
+    total = jnp.square(alpha) * variance + jnp.square(sigma)
+    off = z - alpha * mean
+    return mean + alpha * variance / total * off, sigma / total * off, off * jax.lax.rsqrt(total)
+
+
 def loss(output: Image, x0: Image, eps: Image, logsnr: PerExample, prediction: str = "v") -> PerExample:
     """Mean squared error of the network's raw output against what it predicts, an example.
 
     Seen as an error of x0, 'x0' weighs it by 1, 'eps' by snr and 'v' by snr + 1.
     """
-    targets = {"v": lambda: velocity(x0, eps, logsnr), "eps": lambda: eps, "x0": lambda: x0}
-    error = choose("prediction", prediction, targets)() - output
+    error = prediction_of(x0, eps, logsnr, prediction) - output
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 

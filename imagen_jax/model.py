@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from imagen_jax import diffusion
 from imagen_jax.nn.t5 import T5Config, T5Encoder
 from imagen_jax.nn.unet import UNet, make_unet
+from imagen_jax.schedules import alpha_sigma
 from imagen_jax.types import Array, Cond, Context, Denoiser, Text
 
 COMPUTED = r"(kernel|/embedding)$"  # the parameters that layers cast to their dtype,
@@ -27,6 +28,7 @@ class Model:
     prediction: str  # what the UNet's output is: 'v', 'eps' or 'x0'
     image_size: int
     lowres_size: int  # 0: no low-resolution input
+    lowres_gap: float = 0.0  # > 0: the network corrects the estimate around its enlarged input, which errs so much
 
 
 def make_model(config) -> Model:
@@ -39,6 +41,7 @@ def make_model(config) -> Model:
         prediction=config.diffusion.prediction,
         image_size=config.model.image_size,
         lowres_size=config.model.lowres_size,
+        lowres_gap=config.model.get("lowres_gap", 0.0),  # newer than some runs
     )
 
 
@@ -109,8 +112,20 @@ def with_lowres(cond: Cond, lowres: Array, logsnr: Array) -> Cond:
 
 
 def predict(model: Model, params: dict, z: Array, logsnr: Array, cond: Cond) -> Array:
-    """The UNet's raw output (v, eps or x0), [B, H, W, 3] float32."""
-    return model.unet.apply({"params": params["unet"]}, z, logsnr, cond)
+    """The model's raw output (v, eps or x0), [B, H, W, 3] float32."""
+    if not model.lowres_gap:
+        return model.unet.apply({"params": params["unet"]}, z, logsnr, cond)
+    *expected, surprise = diffusion.gaussian_estimate(z, logsnr, *_expected(model, z, cond))
+    correction = model.unet.apply({"params": params["unet"]}, surprise, logsnr, cond)
+    return correction + diffusion.prediction_of(*expected, logsnr, model.prediction)
+
+
+def _expected(model: Model, z: Array, cond: Cond) -> tuple[Array, Array]:
+    """What super-resolution knows before it looks: x0 around its enlarged input, [B, H, W, 3], and the variance of
+    that, [B, 1, 1, 1]: what enlarging leaves out, and the noise on the input.
+    """
+    alpha, sigma = alpha_sigma(cond.lowres_logsnr[:, None, None, None])
+    return alpha * jax.image.resize(cond.lowres, z.shape, "cubic"), model.lowres_gap + jnp.square(sigma)
 
 
 def denoiser(model: Model, params: dict) -> Denoiser:
