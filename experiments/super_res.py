@@ -3,7 +3,7 @@
     python -m imagen_jax.main --config=experiments/super_res.py[:laptop|:small|:paper]
 
 Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. It takes over the text encoder of the stage-2 run; the UNet
-is new. Not measured.
+is new. `:laptop`, started from the release, is measured in README.md; the others are not.
 """
 
 from experiments import common
