@@ -19,7 +19,8 @@ def get_config(size: str = "tiny"):
     config.data.max_references = 0
     config.train.steps = STEPS[size]
     if size != "paper":
-        # [I] What so few steps can learn: not to say again what interpolation says, and the noise that sampling uses.
+        # [I] So few steps had better start from interpolation, which errs by about this (bicubic 32 -> 64 px: 23.9 dB,
+        # so 0.016 in [-1, 1]), and train on no more noise than Imagen samples with.
         config.model.lowres_gap = 0.02
         config.train.max_aug_level = 0.3
     if size == "tiny":

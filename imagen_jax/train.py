@@ -85,6 +85,9 @@ def check(config: ConfigDict, workdir: Path) -> None:
         )
     if not 0 < config.train.max_aug_level <= 1:
         raise TrainError(f"config.train.max_aug_level={config.train.max_aug_level} must be above 0 and at most 1")
+    gap = config.model.lowres_gap
+    if gap < 0 or (gap and not config.model.lowres_size):
+        raise TrainError(f"config.model.lowres_gap={gap} must be 0, or above it where config.model.lowres_size is")
     size, parts = config.train.batch_size, config.train.accumulate
     if parts < 1 or size % parts:
         raise TrainError(f"config.train.batch_size={size} does not divide by config.train.accumulate={parts}")

@@ -22,6 +22,7 @@ MIB = 2**20
 
 def config(target: str = "v5e:2x2", **train):
     c = tiny.config()
+    c.optim.name = "adafactor"  # what the estimates are for
     c.plan.target = target
     c.train.update(batch_size=8, steps=3600, **train)
     c.sample.steps = 2

@@ -15,7 +15,7 @@ def config(**model):
     c = stage2.get_config()
     c.model.update(image_size=8, channels=(8, 16), blocks=(1, 1), heads=2, head_dim=8, cond_channels=16)
     c.text_encoder.update(emb=16, heads=2, head_dim=8, mlp=16, layers=1, vocab_size=64)
-    c.optim.name = "adam"  # traced in half the time of adafactor, which test_partition.py has on every mesh
+    c.optim.name = "adam"  # fewer operations to trace than adafactor's, which the mesh test and test_main.py have
     c.model.update(model)
     return c
 
