@@ -153,7 +153,7 @@ def test_the_pages_hold_every_table_the_curves_and_the_cases(evaluated):
         assert f"## {table.title}" in markdown and f"<h2>{table.title}</h2>" in html
         assert all(len(row) == len(table.head) for row in table.rows)
     assert COMMAND in markdown and escape(COMMAND) in html
-    assert "ddim, 2 steps, guidance none, static thresholding" in markdown
+    assert "ddim, 2 steps, guidance none, threshold static" in markdown
     assert "<script" not in html and "://" not in html and html.count("<polyline") == 2
     few = COUNT // 2 if COUNT // 2 < page.EXTREME else page.EXTREME
     shown = html.count("<article>")

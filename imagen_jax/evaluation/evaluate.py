@@ -34,7 +34,6 @@ from imagen_jax.runs import Run
 from imagen_jax.workdir import write_bytes, write_json, write_text
 
 FOLDER = "eval"  # of a workdir
-SAMPLER = ("method", "steps", "guidance", "guidance_weight", "context_guidance_weight", "threshold")  # told of it
 ROOM = dict(max_references=3, text_length=64, reference_text_length=24)  # what the composed suites need
 
 
@@ -75,7 +74,7 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
         "image_size": layout.image_size,
         "seed": settings.seed,
         "count": settings.count,
-        "sample": {k: config.sample[k] for k in SAMPLER},
+        "sample": {k: config.sample[k] for k in ("method", "steps", "guidance", "guidance_weight", "threshold")},
         "judges": {"accuracies": judges.accuracies, "told": judges.told().splitlines()},
         "missing": {suite: suites.missing[suite] for suite in wanted if suite not in chosen},
         "left_out": left_out(judges) | _left_out_sets(judges),

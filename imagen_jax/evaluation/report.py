@@ -93,11 +93,13 @@ def tables(report: Mapping) -> list[Table]:
 
 def facts(report: Mapping) -> dict[str, str]:
     """What was evaluated, and how."""
+    sample = report["sample"]
     return {
         "run": trained(report),
         "corpus": f"{report['corpus']}, test subjects, {report['image_size']} px",
         "cases": f"{report['count']} a suite, seed {report['seed']}",
-        "sampler": sampler(report["sample"]),
+        "sampler": f"{sample['method']}, {sample['steps']} steps, guidance {_guidance(sample)}, "
+        f"threshold {sample['threshold']}",
         "command": report["command"],
     }
 
@@ -107,15 +109,8 @@ def trained(report: Mapping) -> str:
     return f"{report['run']}, step {report['step']}" if report["step"] else report["run"]
 
 
-def sampler(sample: Mapping) -> str:
-    """How the pictures were drawn, in words."""
-    guidance = sample["guidance"]
-    if guidance != "none":
-        guidance += f" {sample['guidance_weight']:g}"
-    if sample["guidance"] in ("text_and_context", "interleaved"):
-        guidance += f", context {sample['context_guidance_weight']:g}"
-    thresholding = f"{sample['threshold']} thresholding" if sample["threshold"] != "none" else "no thresholding"
-    return f"{sample['method']}, {sample['steps']} steps, guidance {guidance}, {thresholding}"
+def _guidance(sample: Mapping) -> str:
+    return sample["guidance"] if sample["guidance"] == "none" else f"{sample['guidance']} {sample['guidance_weight']:g}"
 
 
 def targets_table(report: Mapping) -> Table:
