@@ -79,7 +79,7 @@ def test_four_micro_batches_of_two_are_one_batch_of_eight():
     config, batch = tiny.config(), tiny.batch(size=8)
     net, params = tiny.model_and_params()
     results = []
-    for accumulate in (1, 4):  # not by Adam: its first update is the gradient's sign, where that is 0, rounding's
+    for accumulate in (1, 4):  # SGD: Adam's first step would be a full one on a gradient of mere rounding
         tx, step = step_function(config, net, optax.sgd(0.01), accumulate)
         state, values = step(init_state(params, tx), {}, batch)
         results.append((values["loss"], values["grad_norm"], state.params))
