@@ -22,8 +22,9 @@ BASE = {
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
     ),
     "laptop": dict(
-        image_size=32, channels=(64, 160), blocks=(1, 2), text_levels=(2,), context_levels=(2,),
-        heads=4, head_dim=32, cond_channels=160, context_positions=True, context_pool=True, upsample="shuffle",
+        image_size=32, channels=(64, 160), blocks=(1, 2), text_levels=(2,), context_levels=(1, 2),
+        context_in_place=(1,), heads=4, head_dim=32, cond_channels=160, context_positions=True, context_pool=True,
+        upsample="shuffle",
     ),
     "small": dict(
         image_size=64, channels=(192, 448), blocks=(4, 4), text_levels=(2,), context_levels=(2,),
@@ -138,6 +139,7 @@ def defaults(name: str) -> ConfigDict:
             cond_channels=0,
             context_zero_start=True,  # [I] the adapted model starts equal to the one it takes over
             context_positions=False,  # [I] 2-D sine code on context queries and keys
+            context_in_place=(),  # [I] of context_levels, those that read the same place of each reference only
             context_pool=False,  # [I] references, pooled, join the time embedding as the text does
             upsample="nearest",  # after a convolution [P]; or 'shuffle': depth to space of four times its channels
             dtype="float32",  # of the computation; parameters are float32

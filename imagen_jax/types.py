@@ -48,9 +48,9 @@ class Batch:
 class Cond:
     """An encoded instruction: computed once, read at every denoising step. Every leaf leads with B.
 
-    `text` and `context` hold what the UNet's cross-attention reads: the tokens, [B, L, D] and [B, K * T, D], or for
-    each row of blocks and each of its layers (keys, values) of [B, 1 + L, heads, head_dim] or [B, 1 + K * T, heads,
-    head_dim] (model.scan: the layers stacked on axis 1).
+    `text` and `context` hold what the UNet's cross-attention reads: the text's tokens [B, L, D] and, for each row of
+    blocks, the references' [B, K * T, D]; or for each row and each of its layers (keys, values) of [B, 1 + L, heads,
+    head_dim] or [B, 1 + K * T, heads, head_dim] (model.scan: the layers stacked on axis 1).
     """
 
     text: Any

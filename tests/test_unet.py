@@ -10,8 +10,11 @@ import pytest
 from experiments import pretrain, stage2, super_res
 from imagen_jax import model as model_lib
 from imagen_jax import pretrained
+from imagen_jax.nn.attention import attend_in_place
 from imagen_jax.planning.parameters import leaf_sizes
 from tests import tiny
+
+FINER = dict(context_levels=(1, 2), context_in_place=(1,))  # as the laptop's model
 
 
 def output(net, params, batch, context=None, text=None, drop_text=False, drop_context=False):
@@ -60,8 +63,44 @@ def test_adapted_model_starts_equal_to_the_one_it_takes_over():
     assert difference(output(adapted, moved, batch), output(adapted, moved, batch, drop_context=True)) > 0.01
 
 
-def test_a_masked_reference_has_exactly_zero_gradient():
-    net, params = tiny.model_and_params(context_pool=True)
+def test_a_model_that_also_reads_finer_maps_starts_equal_to_the_one_that_does_not():
+    batch = tiny.batch()
+    plain, before = tiny.model_and_params()
+    finer = model_lib.make_model(tiny.config(context_zero_start=True, **FINER))
+    params, report = pretrained.warm_start(tiny.init(finer, seed=3), before)
+    assert report.new and not report.unused
+    assert difference(output(finer, params, batch), output(plain, before, batch)) == 0.0
+    assert difference(output(finer, tiny.perturbed(params), batch), output(plain, before, batch)) > 0.01
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_each_level_attends_to_the_map_of_its_own_resolution(scan):
+    net, params = tiny.model_and_params(scan=scan, **FINER)
+    batch = tiny.batch(slots=3)
+    for project in (True, False):
+        cond = jax.eval_shape(
+            functools.partial(model_lib.encode, net, project=project), params, batch.text, batch.context
+        )
+        tokens = [jax.tree.leaves(row)[0].shape[-3 if project else -2] - project for row in cond.context]
+        assert tokens == [3 * 16, 3 * 4, 3 * 4, 3 * 16]
+
+
+def test_attention_in_place_is_attention_to_the_same_place_of_each_reference():
+    places, references = 9, 3
+    keys = jax.random.split(jax.random.key(0), 3)
+    q = jax.random.normal(keys[0], (2, places, 2, 4))
+    k, v = (jax.random.normal(key, (2, 1 + references * places, 2, 4)) for key in keys[1:])
+    mask = jnp.array([[True, False, True], [False, False, False]])
+    same = jnp.tile(jnp.eye(places, dtype=bool), references)[None] & jnp.repeat(mask, places, axis=1)[:, None]
+    seen = jnp.pad(same, ((0, 0), (0, 0), (1, 0)), constant_values=True)  # the null pair, always
+    expected = jax.nn.dot_product_attention(q, k, v, mask=seen[:, None])
+    np.testing.assert_allclose(attend_in_place(q, k, v, mask), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("in_place", [None, (), (1,)])
+def test_a_masked_reference_has_exactly_zero_gradient(in_place):
+    levels = dict(context_levels=(2,)) if in_place is None else FINER | dict(context_in_place=in_place)
+    net, params = tiny.model_and_params(context_pool=True, **levels)
     batch = tiny.batch()
     mask = np.array([[True, False], [False, True]])
 
@@ -91,7 +130,7 @@ def test_no_reference_and_no_text_give_numbers():
 
 
 def test_order_of_the_references_carries_no_meaning():
-    net, params = tiny.model_and_params(context_pool=True)
+    net, params = tiny.model_and_params(context_pool=True, **FINER)
     batch = tiny.batch()
     reversed_list = jax.tree.map(lambda x: x[:, ::-1], batch.context)
     assert difference(output(net, params, batch), output(net, params, batch, reversed_list)) < 1e-4
@@ -124,7 +163,7 @@ def test_position_code_tells_where_in_the_reference_a_pixel_is():
 
 
 def test_dropped_conditions_have_no_influence():
-    net, params = tiny.model_and_params(context_pool=True)
+    net, params = tiny.model_and_params(context_pool=True, **FINER)
     batch, other = tiny.batch(seed=0), tiny.batch(seed=1)
     none = output(net, params, batch, drop_text=True, drop_context=True)
     assert (

@@ -27,6 +27,28 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
 
 
+def attend_in_place(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """As `attend`, but each place of q's grid sees the null pair and the same place of every reference only.
+
+    q [B, Q, N, d], k and v [B, 1 + K Q, N, d] with the null pair first, mask [B, K] of references -> like q. It costs
+    what K keys do, where `attend` has K Q.
+    """
+
+    def by_reference(x):  # [B, 1 + K, Q, N, d]
+        null = jnp.broadcast_to(x[:, None, :1], (x.shape[0], 1, *q.shape[1:]))
+        return jnp.concatenate([null, x[:, 1:].reshape(x.shape[0], -1, *q.shape[1:])], axis=1)
+
+    logits = (q[:, None] * by_reference(k)).sum(-1) * q.shape[-1] ** -0.5
+    visible = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)[..., None, None]
+    weights = jax.nn.softmax(jnp.where(visible, logits.astype(jnp.float32), -jnp.inf), axis=1).astype(q.dtype)
+    return (weights[..., None] * by_reference(v)).sum(1)
+
+
+def of_tokens(mask: jax.Array, count: int) -> jax.Array:
+    """[B, K] of slots, each of as many tokens, -> [B, count] of tokens; one of tokens stays as it is."""
+    return jnp.repeat(mask, count // mask.shape[1], axis=1)
+
+
 def sine_code(height: int, width: int, features: int) -> jax.Array:
     """Fixed 2-D code [height * width, features] of the relative coordinates, so that grids of any size align.
 
@@ -41,24 +63,32 @@ def sine_code(height: int, width: int, features: int) -> jax.Array:
 
 
 class CrossAttention(nn.Module):
-    """x + out(attention(norm(x), tokens)); `zero_start` makes the layer an identity at initialisation."""
+    """x + out(attention(norm(x), tokens)); `zero_start` makes the layer an identity at initialisation.
+
+    `in_place`: each place of x attends to the same place of the tokens' grids only, and needs no code for where it is.
+    """
 
     channels: int
     heads: int
     head_dim: int
     zero_start: bool = False
     positions: bool = False
+    in_place: bool = False
     dtype: Dtype = jnp.float32
 
     def setup(self):
         inner = self.heads * self.head_dim
         self.norm = nn.LayerNorm(dtype=self.dtype)
         dense = functools.partial(nn.Dense, inner, use_bias=False, dtype=self.dtype)
-        aligned = self._equal_start() if self.positions else nn.initializers.lecun_normal()
+        aligned = self._equal_start() if self._coded else nn.initializers.lecun_normal()
         self.query, self.key, self.value = dense(kernel_init=aligned), dense(kernel_init=aligned), dense()
         out_init = nn.initializers.zeros if self.zero_start else nn.initializers.lecun_normal()
         self.out = nn.Dense(self.channels, use_bias=False, kernel_init=out_init, dtype=self.dtype)
         self.null = self.param("null", nn.initializers.normal(1.0), (2, self.heads, self.head_dim))
+
+    @property
+    def _coded(self) -> bool:
+        return self.positions and not self.in_place
 
     def _equal_start(self):
         """Queries and keys start as one projection: with the position code, each place looks at its own place."""
@@ -73,20 +103,23 @@ class CrossAttention(nn.Module):
         return tuple(jnp.concatenate([null, y], axis=1) for null, y in zip(nulls, pair, strict=True))
 
     def __call__(self, x: jax.Array, source: Tokens | tuple, mask: jax.Array) -> jax.Array:
-        """x [B, H, W, C], the tokens or what `keys_values` made of them, mask [B, S] bool over them -> [B, H, W, C]."""
+        """x [B, H, W, C], S tokens or their `keys_values`, mask [B, S] or [B, K] of slots -> [B, H, W, C]."""
         keys_values = self.keys_values(source) if isinstance(source, Tokens) else source
         batch, height, width, channels = x.shape
         h = self.norm(x.reshape(batch, height * width, channels))
-        if self.positions:
+        if self._coded:
             h = h + sine_code(height, width, channels).astype(self.dtype)
         q = self.query(h).reshape(batch, height * width, self.heads, self.head_dim)
-        mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)  # the null pair is always visible
-        h = attend(q, *keys_values, mask).reshape(batch, height * width, -1)
-        return x + self.out(h).reshape(x.shape)
+        if self.in_place:
+            h = attend_in_place(q, *keys_values, mask)
+        else:
+            mask = of_tokens(mask, keys_values[0].shape[1] - 1)
+            h = attend(q, *keys_values, jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True))  # null: always visible
+        return x + self.out(h.reshape(batch, height * width, -1)).reshape(x.shape)
 
 
 class AttentionPool(nn.Module):
-    """One learned query over the tokens (Imagen's pooled text): [B, L, D], mask [B, L] -> [B, features]."""
+    """One learned query over the tokens (Imagen's pooled text): [B, L, D], mask [B, L] or of slots -> [B, features]."""
 
     features: int
     heads: int
@@ -97,6 +130,7 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         shape = (*tokens.shape[:2], self.heads, self.head_dim)
+        mask = of_tokens(mask, shape[1])
         k, v = (nn.Dense(self.heads * self.head_dim, dtype=self.dtype, name=n)(tokens) for n in ("key", "value"))
         query = self.param("query", nn.initializers.normal(1.0), (self.heads, self.head_dim)).astype(self.dtype)
         query = jnp.broadcast_to(query, (shape[0], 1, *shape[2:]))

@@ -23,7 +23,7 @@ class UNetConfig:
     channels: tuple[int, ...]  # of each level
     blocks: tuple[int, ...]  # DBlocks, and as many UBlocks, of each level
     text_levels: tuple[int, ...]  # levels whose blocks attend to the text
-    context_levels: tuple[int, ...]  # levels whose blocks attend to the references; () for super-resolution
+    context_levels: tuple[int, ...]  # levels whose blocks attend to the references' map of that level, in rising order
     heads: int
     head_dim: int
     cond_channels: int  # width of the time + pooled text embedding
@@ -31,6 +31,7 @@ class UNetConfig:
     context_positions: bool  # 2-D sine code on context queries and keys; the paper states none
     lowres: bool  # True: super-resolution, conditioned on a low-resolution picture
     dtype: str = "float32"
+    context_in_place: tuple[int, ...] = ()  # of context_levels, those that read the same place of each reference only
     upsample: str = "nearest"  # Table 5; or 'shuffle': the convolution writes four times the channels, depth to space
     context_pool: bool = False  # references join the time embedding too, pooled as the text is
     remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
@@ -43,6 +44,7 @@ class Block(nn.Module):
     channels: int
     text: bool
     context: bool
+    in_place: bool
     config: UNetConfig
 
     def setup(self):
@@ -52,7 +54,7 @@ class Block(nn.Module):
             self.text_attention = CrossAttention(self.channels, c.heads, c.head_dim, dtype=c.dtype)
         if self.context:
             self.context_attention = CrossAttention(
-                self.channels, c.heads, c.head_dim, c.context_zero_start, c.context_positions, c.dtype
+                self.channels, c.heads, c.head_dim, c.context_zero_start, c.context_positions, self.in_place, c.dtype
             )
 
     def keys_values(self, kind: str, tokens: Tokens):
@@ -120,7 +122,8 @@ def make_row(config: UNetConfig, level: int) -> list[Block] | ScannedBlocks:
 
 def _make_block(config: UNetConfig, level: int) -> Block:
     kind = choose("model.remat", config.remat, {"none": Block, "block": nn.remat(Block, prevent_cse=not config.scan)})
-    return kind(config.channels[level - 1], level in config.text_levels, level in config.context_levels, config)
+    reads = (level in levels for levels in (config.text_levels, config.context_levels, config.context_in_place))
+    return kind(config.channels[level - 1], *reads, config)
 
 
 def keys_values(row: list[Block] | ScannedBlocks, kind: str, tokens: Tokens):

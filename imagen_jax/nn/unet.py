@@ -1,7 +1,8 @@
 """The Efficient U-Net of Imagen with Instruct-Imagen's context encoder (paper, appendix Table 5).
 
 One class serves the base model and super-resolution. The down half, with the same weights, also encodes each reference
-picture together with its own text; its last feature map, flattened, is what the context attention reads.
+picture together with its own text; its feature maps, flattened, are what the context attention reads, each level's
+the one of its own resolution. The paper has that attention at the last level only.
 
 Our reading of Table 5, which leaves the block's inside open and fits all three published sizes (tests/test_unet.py):
 DBlock-k opens with a strided convolution to its channel count, the first one on the picture itself. UBlock-k ends with
@@ -56,7 +57,8 @@ class UNet(nn.Module):
         if c.lowres:
             self.aug_in, self.aug_out = (nn.Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
         if c.context_levels:
-            self.context_norm = nn.LayerNorm(dtype=c.dtype)
+            self.context_norm = nn.LayerNorm(dtype=c.dtype)  # of the last of these levels
+            self.finer_context_norms = [nn.LayerNorm(dtype=c.dtype) for _ in c.context_levels[:-1]]
         if c.context_levels and c.context_pool:
             self.context_pool = AttentionPool(c.cond_channels, c.heads, c.head_dim, c.dtype, zero_start=True)
 
@@ -73,34 +75,48 @@ class UNet(nn.Module):
         cond = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
         if context is not None and self.config.context_levels:
             *pictures, mask = context
-            cond = cond.replace(context=self._encode_references(*pictures), context_mask=mask)
+            of_level = self._encode_references(*pictures)
+            rows = tuple(of_level.get(level) for level in self._levels_of_rows())
+            cond = cond.replace(context=rows, context_mask=mask)
             if self.config.context_pool:
-                pooled = self.context_pool(cond.context.values, self._token_mask(cond))
-                cond = cond.replace(context_pooled=pooled)
+                cond = cond.replace(context_pooled=self.context_pool(of_level[max(of_level)].values, mask))
         return self._project(cond) if project else cond
 
     def _project(self, cond: Cond) -> Cond:
-        def of_each(kind: str, tokens: Tokens | None):
-            rows = (*self.down, *self.up)
-            return None if tokens is None else tuple(keys_values(row, kind, tokens) for row in rows)
+        rows = (*self.down, *self.up)
+        text = tuple(keys_values(row, "text", cond.text) for row in rows)
+        if cond.context is None:
+            return cond.replace(text=text)
+        pairs = zip(rows, cond.context, strict=True)
+        context = tuple(None if tokens is None else keys_values(row, "context", tokens) for row, tokens in pairs)
+        return cond.replace(text=text, context=context)
 
-        return cond.replace(text=of_each("text", cond.text), context=of_each("context", cond.context))
+    def _levels_of_rows(self) -> tuple[int, ...]:
+        """The level of each row: down, then up."""
+        levels = range(1, len(self.config.channels) + 1)
+        return (*levels, *reversed(levels))
 
     def _text_tokens(self, text: jax.Array) -> Tokens:
         tokens = self.text_in(self.text_norm(text))
         return Tokens(tokens, tokens)
 
-    def _encode_references(self, images: jax.Array, text: jax.Array, text_mask: jax.Array) -> Tokens:
-        """The down half on each clean reference under its own text: [B, K, H, W, 3] -> tokens [B, K h w, C]."""
-        batch, slots = images.shape[:2]
-        images, text, text_mask = (x.reshape(batch * slots, *x.shape[2:]) for x in (images, text, text_mask))
+    def _encode_references(self, images: jax.Array, text: jax.Array, text_mask: jax.Array) -> dict[int, Tokens]:
+        """The down half on each clean reference under its own text: [B, K, H, W, 3] -> {level: [B, K h w, C]}."""
+        c, slots = self.config, images.shape[1]
+        images, text, text_mask = (x.reshape(-1, *x.shape[2:]) for x in (images, text, text_mask))
         tokens = self._text_tokens(text)
-        clean = jnp.full((batch * slots,), 20.0)  # log-SNR at its maximum
+        clean = jnp.full(images.shape[:1], 20.0)  # log-SNR at its maximum
         own = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
-        feature_map, _ = self._down(images, self._embedding(clean, own), own)
+        _, outputs = self._down(images, self._embedding(clean, own), own)
+        norms = (*self.finer_context_norms, self.context_norm)
+        maps = {level: norm(outputs[level - 1][-1]) for level, norm in zip(c.context_levels, norms, strict=True)}
+        return {level: self._as_tokens(feature_map, slots, level) for level, feature_map in maps.items()}
+
+    def _as_tokens(self, feature_map: jax.Array, slots: int, level: int) -> Tokens:
+        """[B K, h, w, C] -> [B, K h w, C]."""
         height, width, channels = feature_map.shape[1:]
-        tokens = self.context_norm(feature_map).reshape(batch, slots * height * width, channels)
-        if not self.config.context_positions:
+        tokens = feature_map.reshape(-1, slots * height * width, channels)
+        if not self.config.context_positions or level in self.config.context_in_place:
             return Tokens(tokens, tokens)
         positions = jnp.tile(sine_code(height, width, channels), (slots, 1))
         return Tokens(tokens, tokens + positions.astype(tokens.dtype))
@@ -114,9 +130,8 @@ class UNet(nn.Module):
             lowres = jax.image.resize(cond.lowres, z.shape, "bilinear")
             z = jnp.concatenate([z, lowres.astype(z.dtype)], axis=-1)
             emb = emb + self.aug_out(nn.swish(self.aug_in(logsnr_embedding(cond.lowres_logsnr, emb.shape[-1]))))
-        context_mask = self._token_mask(cond)
-        h, skips = self._down(z, emb, cond, context_mask)
-        return self._up(h, skips, emb, cond, context_mask)
+        h, skips = self._down(z, emb, cond)
+        return self._up(h, skips, emb, cond)
 
     def _embedding(self, logsnr: jax.Array, cond: Cond) -> jax.Array:
         """Noise level plus pooled text (dropped text reads a learned vector), plus pooled references."""
@@ -127,21 +142,11 @@ class UNet(nn.Module):
             return emb
         return emb + jnp.where(cond.context_mask.any(axis=-1, keepdims=True), cond.context_pooled, 0.0)
 
-    def _token_mask(self, cond: Cond) -> jax.Array | None:
-        """[B, K] slots -> [B, K * T] tokens."""
-        if cond.context is None:
-            return None
-        if isinstance(cond.context, Tokens):
-            count = cond.context.values.shape[1]
-        else:
-            count = jax.tree.leaves(cond.context)[0].shape[-3] - 1  # keys of any layer, [..., 1 + K T, heads, head_dim]
-        return jnp.repeat(cond.context_mask, count // cond.context_mask.shape[1], axis=1)
-
-    def _down(self, x, emb, cond, context_mask=None) -> tuple[jax.Array, list]:
+    def _down(self, x, emb, cond) -> tuple[jax.Array, list]:
         h, skips = x.astype(self.config.dtype), []
         for level, (downsample, row) in enumerate(zip(self.downsample, self.down, strict=True)):
             text, context = part_of(cond.text, level), part_of(cond.context, level)
-            h, outputs = run_row(row, downsample(h), emb, text, cond.text_mask, context, context_mask)
+            h, outputs = run_row(row, downsample(h), emb, text, cond.text_mask, context, cond.context_mask)
             skips.append(outputs)
         return h, skips
 
@@ -151,11 +156,11 @@ class UNet(nn.Module):
             return depth_to_space(self.shuffle[index](h))
         return upsample(self.upsample[index](h))
 
-    def _up(self, h, skips, emb, cond, context_mask) -> jax.Array:
+    def _up(self, h, skips, emb, cond) -> jax.Array:
         for index, row in enumerate(self.up):
             number = index + len(self.down)
             text, context = part_of(cond.text, number), part_of(cond.context, number)
-            h, _ = run_row(row, h, emb, text, cond.text_mask, context, context_mask, skips.pop())
+            h, _ = run_row(row, h, emb, text, cond.text_mask, context, cond.context_mask, skips.pop())
             if index + 1 < len(self.up):
                 h = LOWER_LEVEL_GAIN * self._finer(index, h)
         return depth_to_space(self.out(nn.swish(self.out_norm(h, self.out_film(nn.swish(emb)))).astype(jnp.float32)))
