@@ -108,7 +108,8 @@ def make_loader(
 ) -> Loader:
     """The loader that `data` describes, over one split ('train', 'validation' or 'test').
 
-    loader='memory' makes examples of tasks from a corpus, and augments in 'train' only; loader='records' streams the
+    loader='memory' makes examples of tasks from a corpus, and augments in 'train' only, there unless data.augment is
+    False; loader='records' streams the
     prepared data sets ROOT/NAME, with ROOT = data.records, that the mixture names; with layout.feature_width their text
     features too. Raises ValueError, one line: an
     unknown loader, a bad mixture, a corpus or data sets that are missing, or a task that has nothing to work on there.
@@ -121,10 +122,12 @@ def make_loader(
     common = dict(
         mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
     )
-    instructions = data.get("instructions", True)
+    instructions, augment = (data.get(key, True) for key in ("instructions", "augment"))  # newer than some runs
     if data.loader == "records":
         if not instructions:
             raise LoaderError("data.instructions=False is for data.loader='memory': prepared sets have their words")
+        if not augment:
+            raise LoaderError("data.augment=False is for data.loader='memory': prepared sets have their pictures")
         return _open_records(data, split, seed, **common)
     corpus = _select(load_corpus(data.corpus, layout.image_size), split)
     maker = ExampleMaker(
@@ -132,7 +135,7 @@ def make_loader(
         mixture.tasks,
         max_references=layout.max_references,
         fits=lambda text: len(common["tokenizer"].encode(text)) <= layout.text_length,
-        augment=split == "train",
+        augment=augment and split == "train",
         where=f"split '{split}' of the corpus '{data.corpus}'",
         instructions=instructions,
     )

@@ -179,6 +179,7 @@ def defaults(name: str) -> ConfigDict:
             records="data/records",  # for loader='records': a folder of prepared data sets, NAME/SPLIT/
             mixture=ConfigDict(),  # {task: ratio}, for loader='records' {NAME: ratio}; sums to 1
             allow_missing=False,  # True: data sets that are not prepared are left out and the ratios renormalised
+            augment=True,  # False: pictures lie still on white, as those that are evaluated (loader='memory')
             instructions=True,  # False: no word says what to do, the multi-task baseline of Table 4 (loader='memory')
             max_references=2,  # K, the reference slots of an example
             text_length=48,  # tokens

@@ -145,6 +145,17 @@ def test_without_instructions_the_same_pictures_come_with_captions_and_bare_mark
         assert untold.batch(i, 1).context.mask.sum() == len(bare.instruction.references)
 
 
-def test_prepared_data_sets_keep_their_words():
-    with pytest.raises(LoaderError, match=r"data\.instructions=False"):
-        make_loader(config(loader="records", instructions=False), LAYOUT, "train", seed=0)
+def test_without_augmentation_training_pictures_lie_still_on_white():
+    moved, still = (
+        make_loader(config(mixture={"line": 1.0}, augment=on), LAYOUT, "train", seed=0) for on in (True, False)
+    )
+    for i in range(20):
+        target = still.example(i).target
+        assert any(np.array_equal(target, white) for white in still._maker.white)
+    assert any(not np.array_equal(moved.example(i).target, still.example(i).target) for i in range(20))
+
+
+@pytest.mark.parametrize("key", ["instructions", "augment"])
+def test_prepared_data_sets_are_as_they_were_prepared(key):
+    with pytest.raises(LoaderError, match=rf"data\.{key}=False"):
+        make_loader(config(loader="records", **{key: False}), LAYOUT, "train", seed=0)
