@@ -34,14 +34,15 @@ def attend_in_place(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -
     what K keys do, where `attend` has K Q.
     """
 
-    def by_reference(x):  # [B, 1 + K, Q, N, d]
-        null = jnp.broadcast_to(x[:, None, :1], (x.shape[0], 1, *q.shape[1:]))
-        return jnp.concatenate([null, x[:, 1:].reshape(x.shape[0], -1, *q.shape[1:])], axis=1)
+    def by_reference(x):
+        return x[:, 1:].reshape(x.shape[0], -1, *q.shape[1:])  # [B, K, Q, N, d]
 
-    logits = (q[:, None] * by_reference(k)).sum(-1) * q.shape[-1] ** -0.5
-    visible = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)[..., None, None]
-    weights = jax.nn.softmax(jnp.where(visible, logits.astype(jnp.float32), -jnp.inf), axis=1).astype(q.dtype)
-    return (weights[..., None] * by_reference(v)).sum(1)
+    q = q * q.shape[-1] ** -0.5
+    null = (q * k[:, :1]).sum(-1)
+    others = jnp.where(mask[..., None, None], (q[:, None] * by_reference(k)).sum(-1), -jnp.inf)
+    logits = jnp.concatenate([null[:, None], others], axis=1).astype(jnp.float32)  # [B, 1 + K, Q, N]
+    weights = jax.nn.softmax(logits, axis=1).astype(q.dtype)[..., None]
+    return weights[:, 0] * v[:, :1] + (weights[:, 1:] * by_reference(v)).sum(1)
 
 
 def of_tokens(mask: jax.Array, count: int) -> jax.Array:
