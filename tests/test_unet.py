@@ -85,6 +85,12 @@ def test_each_level_attends_to_the_map_of_its_own_resolution(scan):
         assert tokens == [3 * 16, 3 * 4, 3 * 4, 3 * 16]
 
 
+@pytest.mark.parametrize("key", ["text_levels", "context_levels", "context_in_place"])
+def test_a_level_that_does_not_exist_is_one_clear_line(key):
+    with pytest.raises(ValueError, match=rf"^model\.{key}: there is no level 3, model\.channels has levels 1 to 2$"):
+        model_lib.make_model(tiny.config(**{key: (2, 3)}))
+
+
 def test_attention_in_place_is_attention_to_the_same_place_of_each_reference():
     places, references = 9, 3
     keys = jax.random.split(jax.random.key(0), 3)

@@ -37,6 +37,12 @@ class UNetConfig:
     remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
     scan: bool = False  # the blocks of a level are a loop over stacked parameters
 
+    def __post_init__(self):
+        count = len(self.channels)
+        for key in ("text_levels", "context_levels", "context_in_place"):
+            if missing := [level for level in getattr(self, key) if not 1 <= level <= count]:
+                raise ValueError(f"model.{key}: there is no level {missing[0]}, model.channels has levels 1 to {count}")
+
 
 class Block(nn.Module):
     """One DBlock or UBlock row of Table 5: a residual block, then text attention, then context attention."""
