@@ -119,7 +119,7 @@ def test_each_stage_takes_over_the_one_before(run, tmp_path):
     assert f"init_from: {tmp_path / 'pretrain'}" in told and "context_attention" in told
     told = train("stage2", "--config.model.context_zero_start=True")
     assert "new        0 leaves" in told
-    enlarge = ["--config.model.image_size=32", "--config.model.lowres_size=16"]
+    enlarge = ["--config.model.image_size=32", "--config.model.lowres_size=16", "--config.model.text_levels=(2,)"]
     frozen = ["--config.text_encoder.frozen=True", f"--config.text_encoder.weights={tmp_path}/stage2"]
     assert "unused" in train("super_res", *enlarge, *frozen)
     enlarged = json.loads((tmp_path / "super_res/report.json").read_text())["enlarged"]
