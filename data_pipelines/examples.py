@@ -66,8 +66,9 @@ class ExampleMaker:
     """Makes examples of the named tasks from the pictures of one split.
 
     `fits` says whether a text is short enough for the model; `where` names the corpus and split in errors;
-    without `instructions` no example says what to do (wording.bare). Raises
-    TaskError for an unknown task, one without pairs, and one for which `max_references` or the text is too small.
+    without `instructions` no example says what to do (wording.bare); `told_styles` is the share of style pictures whose
+    own text names the style, where pictures are augmented. Raises TaskError for an unknown task, one without pairs, and
+    one for which `max_references` or the text is too small.
     """
 
     def __init__(
@@ -80,9 +81,10 @@ class ExampleMaker:
         augment: bool,
         where: str,
         instructions: bool = True,
+        told_styles: float = 0.0,
     ):
         self.corpus, self.max_references, self._fits, self._augment = corpus, max_references, fits, augment
-        self._instructions = instructions
+        self._instructions, self._told_styles = instructions, told_styles if augment else 0.0
         self.pairs = Pairs(corpus.pictures)
         self.white = np.empty((*corpus.images.shape[:3], 3), np.uint8)  # most backgrounds are white: done once
         for i, image in enumerate(corpus.images):
@@ -125,6 +127,11 @@ class ExampleMaker:
     def short_name(self, picture: int) -> str:
         """The name without skin tone and the like, for the texts of references."""
         return self.name(picture).partition(":")[0]
+
+    def style_words(self, picture: int, rng: np.random.Generator) -> str:
+        """The text of a picture that shows a style: for some it names the style too: both then mean one thing."""
+        told = self._told_styles and rng.random() < self._told_styles
+        return self.in_style("style image", picture) if told else "style image"
 
     def in_style(self, name: str, picture: int) -> str:
         """'red apple, flat icon': the name with the style of the picture; the held-out style goes unnamed."""

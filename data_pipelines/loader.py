@@ -25,6 +25,7 @@ from data_pipelines.wording import Example
 from imagen_jax.types import Batch, Context, Text
 
 LOADERS = ("memory", "records")
+OF_MEMORY = dict(instructions=True, augment=True, told_styles=0.0)  # keys of `data` that the other loader cannot heed
 PREFETCH = 2  # batches made ahead
 SEEDS = 1 << 63
 
@@ -122,22 +123,23 @@ def make_loader(
     common = dict(
         mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
     )
-    instructions, augment = (data.get(key, True) for key in ("instructions", "augment"))  # newer than some runs
+    chosen = {key: data.get(key, usual) for key, usual in OF_MEMORY.items()}  # newer than some runs
     if data.loader == "records":
-        if not instructions:
-            raise LoaderError("data.instructions=False is for data.loader='memory': prepared sets have their words")
-        if not augment:
-            raise LoaderError("data.augment=False is for data.loader='memory': prepared sets have their pictures")
+        for key, value in chosen.items():
+            if value != OF_MEMORY[key]:
+                what = "pictures" if key == "augment" else "words"
+                raise LoaderError(f"data.{key}={value} is for data.loader='memory': prepared sets have their {what}")
         return _open_records(data, split, seed, **common)
+    if not 0 <= chosen["told_styles"] <= 1:
+        raise LoaderError(f"data.told_styles={chosen['told_styles']} is no share: choose one from 0 to 1")
     corpus = _select(load_corpus(data.corpus, layout.image_size), split)
     maker = ExampleMaker(
         corpus,
         mixture.tasks,
         max_references=layout.max_references,
         fits=lambda text: len(common["tokenizer"].encode(text)) <= layout.text_length,
-        augment=augment and split == "train",
         where=f"split '{split}' of the corpus '{data.corpus}'",
-        instructions=instructions,
+        **chosen | dict(augment=chosen["augment"] and split == "train"),
     )
     return MemoryLoader(maker, seed, **common)
 

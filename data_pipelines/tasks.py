@@ -87,8 +87,8 @@ def style(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
     (target,) = row
     shown = maker.same_style(target, rng)
     scene = maker.scene(rng, target)
-    reference = maker.scene(rng, shown).picture(shown)
-    return Draft(scene.picture(target), scene.describe(maker.name(target)), references=[("style image", reference)])
+    picture, words = maker.scene(rng, shown).picture(shown), maker.style_words(shown, rng)
+    return Draft(scene.picture(target), scene.describe(maker.name(target)), references=[(words, picture)])
 
 
 def style_transfer(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
@@ -96,8 +96,8 @@ def style_transfer(maker: ExampleMaker, row: tuple, rng: np.random.Generator) ->
     content, target = row
     shown = maker.same_style(target, rng)
     scene = maker.scene(rng, content, target)
-    references = [("style image", maker.scene(rng, shown).picture(shown)), ("content image", scene.picture(content))]
-    return Draft(scene.picture(target), references=references)
+    style = (maker.style_words(shown, rng), maker.scene(rng, shown).picture(shown))
+    return Draft(scene.picture(target), references=[style, ("content image", scene.picture(content))])
 
 
 def edit(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:

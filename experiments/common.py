@@ -180,6 +180,7 @@ def defaults(name: str) -> ConfigDict:
             mixture=ConfigDict(),  # {task: ratio}, for loader='records' {NAME: ratio}; sums to 1
             allow_missing=False,  # True: data sets that are not prepared are left out and the ratios renormalised
             augment=True,  # False: pictures lie still on white, as those that are evaluated (loader='memory')
+            told_styles=0.0,  # [I] share of style pictures whose text names the style, in training (loader='memory')
             instructions=True,  # False: no word says what to do, the multi-task baseline of Table 4 (loader='memory')
             max_references=2,  # K, the reference slots of an example
             text_length=48,  # tokens
@@ -210,6 +211,7 @@ def defaults(name: str) -> ConfigDict:
             keep_every=0,  # beside them, for good, those of every so many steps, a multiple of checkpoint_every; 0 none
             sample_every=5000,  # a grid of held-out instructions; 0 only at the end
             crop_size=0,  # super-resolution trains on crops of this side [P Imagen]; 0 whole pictures
+            matmul_precision="",  # of float32 products: '' JAX's default; 'bfloat16': faster on a CPU with AMX
             max_aug_level=1.0,  # [P Imagen] the most noise on its low-resolution input, a time of the noise schedule
         )
     )

@@ -27,6 +27,7 @@ from imagen_jax.preemption import Stopped, StopSignals
 from imagen_jax.train_step import Objective, TrainState, init_state, train_step
 from imagen_jax.workdir import write_json
 
+PRECISIONS = ("", "bfloat16", "tensorfloat32", "float32")
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # the buckets that the loss is logged by
 
 
@@ -56,6 +57,11 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
       Stopped: told to stop by SIGTERM or SIGINT; the checkpoint is on disk, and the same call goes on from it.
     """
     check(config, workdir)
+    with jax.default_matmul_precision(config.train.matmul_precision or jax.config.jax_default_matmul_precision):
+        return _train(config, workdir, loader, held_out)
+
+
+def _train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim)
@@ -82,6 +88,11 @@ def check(config: ConfigDict, workdir: Path) -> None:
         raise TrainError(
             f"config.train.keep_every={config.train.keep_every} must be a multiple of "
             f"config.train.checkpoint_every={config.train.checkpoint_every}, or 0"
+        )
+    if config.train.matmul_precision not in PRECISIONS:
+        raise TrainError(
+            f"config.train.matmul_precision={config.train.matmul_precision!r} is unknown; use one of "
+            f"{', '.join(filter(None, PRECISIONS))}, or nothing for JAX's default"
         )
     if not 0 < config.train.max_aug_level <= 1:
         raise TrainError(f"config.train.max_aug_level={config.train.max_aug_level} must be above 0 and at most 1")

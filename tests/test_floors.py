@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     *("types", "partition"),
     *("schedules", "diffusion", "guidance", "samplers"),
-    *("nn.layers", "nn.attention", "nn.blocks", "nn.unet", "nn.t5"),
+    *("nn.products", "nn.layers", "nn.attention", "nn.blocks", "nn.unet", "nn.t5"),
     *("hosts", "workdir", "model", "optim", "metrics", "pretrained", "t5x", "release"),
     *("preemption", "checkpoint_describe", "checkpoint"),
     *("train_step", "runs"),

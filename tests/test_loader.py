@@ -155,7 +155,26 @@ def test_without_augmentation_training_pictures_lie_still_on_white():
     assert any(not np.array_equal(moved.example(i).target, still.example(i).target) for i in range(20))
 
 
-@pytest.mark.parametrize("key", ["instructions", "augment"])
-def test_prepared_data_sets_are_as_they_were_prepared(key):
-    with pytest.raises(LoaderError, match=rf"data\.{key}=False"):
-        make_loader(config(loader="records", **{key: False}), LAYOUT, "train", seed=0)
+def style_texts(split="train", **changes):
+    loader = make_loader(config(mixture={"style": 0.5, "style_transfer": 0.5}, **changes), LAYOUT, split, seed=0)
+    return [loader.example(i).instruction.references[0].text for i in range(40)]
+
+
+def test_a_share_of_the_style_pictures_tell_their_style_in_training():
+    assert set(style_texts()) == {"style image"}
+    assert all(text.startswith("style image, ") for text in style_texts(told_styles=1.0))
+    told = [text != "style image" for text in style_texts(told_styles=0.5)]
+    assert 8 < sum(told) < 32
+    for untold in (dict(split="test"), dict(augment=False)):
+        assert set(style_texts(told_styles=1.0, **untold)) == {"style image"}
+
+
+def test_a_share_of_told_styles_is_a_share():
+    with pytest.raises(LoaderError, match=r"data\.told_styles=2 is no share"):
+        make_loader(config(told_styles=2), LAYOUT, "train", seed=0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("instructions", False), ("augment", False), ("told_styles", 0.4)])
+def test_prepared_data_sets_are_as_they_were_prepared(key, value):
+    with pytest.raises(LoaderError, match=rf"data\.{key}={value}"):
+        make_loader(config(loader="records", **{key: value}), LAYOUT, "train", seed=0)

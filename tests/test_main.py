@@ -160,6 +160,7 @@ BAD_FLAGS = {
     "--config=experiments/stage3.py": "stage3.py",
     "--config=experiments/stage2.py:huge": "tiny, laptop, small, paper",
     "--config.train.keep_every=150": "multiple of config.train.checkpoint_every=100",
+    "--config.train.matmul_precision=bf16": "config.train.matmul_precision='bf16' is unknown; use one of bfloat16,",
     "--config.train.max_aug_level=3": "config.train.max_aug_level=3.0 must be above 0 and at most 1",
     "--config.model.lowres_gap=0.02": "config.model.lowres_gap=0.02 must be 0, or above it where",
     "--config.train.log_every=0": "config.train.log_every=0 must be at least 1",

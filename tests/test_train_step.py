@@ -40,6 +40,18 @@ def test_a_frozen_text_encoder_stays_outside_the_state():
     assert any(jax.tree.leaves(moved)), "unfrozen, the text encoder is trained"
 
 
+def test_products_of_bfloat16_factors_take_nearly_the_same_step():
+    config, batch = tiny.config(), tiny.batch()
+    net, params = tiny.model_and_params()
+    tx, step = step_function(config, net)
+    _, exact = step(init_state(params, tx), {}, batch)
+    with jax.default_matmul_precision("bfloat16"):
+        _, near = step(init_state(params, tx), {}, batch)
+    assert float(jnp.abs(near["loss"] - exact["loss"]).max()) > 0, "the setting reaches the model"
+    np.testing.assert_allclose(near["loss"], exact["loss"], rtol=0.03)
+    np.testing.assert_allclose(near["grad_norm"], exact["grad_norm"], rtol=0.05)
+
+
 def test_each_step_has_its_own_noise_and_the_same_step_the_same():
     config, batch = tiny.config(), tiny.batch()
     net, params = tiny.model_and_params()

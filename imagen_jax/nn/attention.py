@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imagen_jax.nn.products import Dense
+
 Dtype = Any
 
 
@@ -80,11 +82,11 @@ class CrossAttention(nn.Module):
     def setup(self):
         inner = self.heads * self.head_dim
         self.norm = nn.LayerNorm(dtype=self.dtype)
-        dense = functools.partial(nn.Dense, inner, use_bias=False, dtype=self.dtype)
+        dense = functools.partial(Dense, inner, use_bias=False, dtype=self.dtype)
         aligned = self._equal_start() if self._coded else nn.initializers.lecun_normal()
         self.query, self.key, self.value = dense(kernel_init=aligned), dense(kernel_init=aligned), dense()
         out_init = nn.initializers.zeros if self.zero_start else nn.initializers.lecun_normal()
-        self.out = nn.Dense(self.channels, use_bias=False, kernel_init=out_init, dtype=self.dtype)
+        self.out = Dense(self.channels, use_bias=False, kernel_init=out_init, dtype=self.dtype)
         self.null = self.param("null", nn.initializers.normal(1.0), (2, self.heads, self.head_dim))
 
     @property
@@ -132,10 +134,10 @@ class AttentionPool(nn.Module):
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         shape = (*tokens.shape[:2], self.heads, self.head_dim)
         mask = of_tokens(mask, shape[1])
-        k, v = (nn.Dense(self.heads * self.head_dim, dtype=self.dtype, name=n)(tokens) for n in ("key", "value"))
+        k, v = (Dense(self.heads * self.head_dim, dtype=self.dtype, name=n)(tokens) for n in ("key", "value"))
         query = self.param("query", nn.initializers.normal(1.0), (self.heads, self.head_dim)).astype(self.dtype)
         query = jnp.broadcast_to(query, (shape[0], 1, *shape[2:]))
         pooled = attend(query, k.reshape(shape), v.reshape(shape), mask | ~mask.any(-1, keepdims=True))
         out_init = nn.initializers.zeros if self.zero_start else nn.initializers.lecun_normal()
-        out = nn.Dense(self.features, dtype=self.dtype, kernel_init=out_init, name="out")
+        out = Dense(self.features, dtype=self.dtype, kernel_init=out_init, name="out")
         return out(pooled.reshape(shape[0], -1))

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imagen_jax.nn.products import Conv, Dense
+
 Dtype = Any
 
 
@@ -59,18 +61,18 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
         """x [B, H, W, C_in], emb [B, E] -> [B, H, W, channels]."""
-        film = nn.Dense(2 * self.channels, dtype=self.dtype, name="film")(nn.swish(emb))
+        film = Dense(2 * self.channels, dtype=self.dtype, name="film")(nn.swish(emb))
         h = nn.swish(GroupNorm(self.dtype, name="norm_1")(x))
         h = conv3x3(self.channels, self.dtype, name="conv_1")(h)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, film))
         # The block starts as its shortcut: deep stacks then train from the first step.
         h = conv3x3(self.channels, self.dtype, kernel_init=nn.initializers.zeros, name="conv_2")(h)
-        return h + nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="shortcut")(x)
+        return h + Conv(self.channels, (1, 1), dtype=self.dtype, name="shortcut")(x)
 
 
 def conv3x3(features: int, dtype: Dtype, *, stride: int = 1, name: str | None = None, **kwargs) -> nn.Conv:
     """3x3 convolution, SAME padding; stride 2 is the DBlock's down-sampling."""
-    return nn.Conv(features, (3, 3), strides=stride, dtype=dtype, name=name, **kwargs)
+    return Conv(features, (3, 3), strides=stride, dtype=dtype, name=name, **kwargs)
 
 
 def upsample(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from imagen_jax.nn.products import Dense
 from imagen_jax.partition import split_batch
 from imagen_jax.types import Array
 
@@ -84,7 +85,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, bias: Array, mask: Array) -> Array:  # x [B, L, D]; bias [1, N, L, L]; mask [B, L]
         cfg = self.config
-        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+        dense = functools.partial(Dense, use_bias=False, dtype=self.dtype)
         query_init = nn.initializers.variance_scaling(1 / cfg.head_dim, "fan_in", "truncated_normal")
         width = cfg.heads * cfg.head_dim
         query = dense(width, kernel_init=query_init, name="query")(x)
@@ -104,7 +105,7 @@ class GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D]
-        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+        dense = functools.partial(Dense, use_bias=False, dtype=self.dtype)
         gate = jax.nn.gelu(dense(self.config.mlp, name="wi_0")(x), approximate=True)
         return dense(self.config.emb, name="wo")(gate * dense(self.config.mlp, name="wi_1")(x))
 

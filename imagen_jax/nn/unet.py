@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from imagen_jax.nn.attention import AttentionPool, Tokens, sine_code
 from imagen_jax.nn.blocks import UNetConfig, keys_values, make_row, part_of, run_row
 from imagen_jax.nn.layers import GroupNorm, conv3x3, depth_to_space, logsnr_embedding, upsample
+from imagen_jax.nn.products import Dense
 from imagen_jax.schedules import choose
 from imagen_jax.types import Cond
 
@@ -47,15 +48,15 @@ class UNet(nn.Module):
         else:
             self.upsample = [conv3x3(width, c.dtype) for width in finer]
         self.out_norm = GroupNorm(c.dtype)
-        self.out_film = nn.Dense(2 * c.channels[0], dtype=c.dtype)
+        self.out_film = Dense(2 * c.channels[0], dtype=c.dtype)
         self.out = conv3x3(4 * 3, "float32", kernel_init=nn.initializers.zeros)
-        self.time_in, self.time_out = (nn.Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
+        self.time_in, self.time_out = (Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
         self.text_norm = nn.LayerNorm(dtype=c.dtype)
-        self.text_in = nn.Dense(inner, dtype=c.dtype)
+        self.text_in = Dense(inner, dtype=c.dtype)
         self.pool = AttentionPool(c.cond_channels, c.heads, c.head_dim, c.dtype)
         self.null_pooled = self.param("null_pooled", nn.initializers.zeros, (c.cond_channels,))
         if c.lowres:
-            self.aug_in, self.aug_out = (nn.Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
+            self.aug_in, self.aug_out = (Dense(c.cond_channels, dtype=c.dtype) for _ in range(2))
         if c.context_levels:
             self.context_norm = nn.LayerNorm(dtype=c.dtype)  # of the last of these levels
             self.finer_context_norms = [nn.LayerNorm(dtype=c.dtype) for _ in c.context_levels[:-1]]
