@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imagen_jax import checkpoint, partition, pretrained, release, schedules, t5x
+from imagen_jax import checkpoint, growth, partition, pretrained, release, schedules, t5x
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 
@@ -92,8 +92,9 @@ def init_source(config: ConfigDict, workdir: Path) -> Path | None:
 def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh) -> tuple[dict, str]:
     """Put the weights of the run in `source` (the parts that init_parts names) into `params`.
 
-    Returns the parameters and what to tell: which leaves were loaded, which are new, which unused. Raises RunError
-    where one of the two holds its blocks as loops do and the other does not.
+    With more blocks a level than that run has, the model starts equal to it (growth). Returns the parameters and what
+    to tell: which leaves were loaded, which are new, which unused. Raises RunError where one of the two holds its
+    blocks as loops do and the other does not, and GrowthError where this model has fewer.
     """
     if source is None:
         looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
@@ -104,6 +105,12 @@ def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh)
             f"config.model.scan={config.model.scan}: {source} was trained with {not config.model.scan}, and its blocks "
             f"are stored in that form; set --config.model.scan={not config.model.scan}"
         )
+    blocks = config.model.blocks, about["config"]["model"]["blocks"]
+    if "unet" in config.init_parts and tuple(blocks[0]) != tuple(blocks[1]):
+        if config.model.scan:
+            raise RunError("config.model.blocks: a run of other depth can be taken over with model.scan=False only")
+        unets = growth.grow(params["unet"], before["unet"], *blocks)
+        params, before = ({**tree, "unet": unet} for tree, unet in zip((params, before), unets, strict=True))
     params, report = pretrained.warm_start(params, {part: before[part] for part in config.init_parts if part in before})
     return params, f"init_from: {source}, its {' and '.join(config.init_parts)}\n{report.summary()}"
 
