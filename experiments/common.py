@@ -121,6 +121,7 @@ def defaults(name: str) -> ConfigDict:
     config.seed = 0
     # Weights to take over: '' none; a workdir (an error when it holds no checkpoint); or 'auto': the run named
     # `follows` beside this workdir when it is there, otherwise from scratch, and the log says which.
+    # It may have fewer blocks a level: the new ones start as identities (imagen_jax/growth.py).
     config.init_from = ""
     config.follows = ""
     config.init_parts = ("unet", "text_encoder")  # which of its parameters
