@@ -2,41 +2,51 @@
 
 Adafactor as a drop-in for Adam: second moments of matrices are kept as a row and a column mean, beta2 is a constant
 with Adam's bias correction, the update of each array is clipped to a root mean square of 1, and the rate is absolute
-(not relative to the size of the parameter). Super-resolution may use Adam, as Imagen does.
+(not relative to the size of the parameter). Super-resolution may use Adam, as Imagen does. Muon is our own choice for
+short runs: every kernel's momentum as the nearest orthogonal matrix (Jordan et al. 2024), the rest by Adafactor.
 """
 
+import math
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-NAMES = ("adafactor", "adam")
+NAMES = ("adafactor", "adam", "muon")
 UPDATE_RMS = 1.0  # Adafactor's clipping of each array's update
+MUON_BETA = 0.95
+MUON_RMS = 0.2  # of an update, that of Adam in practice (2502.16982): so one learning rate serves all
+MUON = r"(^|/)kernel$"
+NOT_MUON = r"^unet/out/"  # the layer that writes the output: the usual rule
 
 
 class OptimError(ValueError):
     """The optimizer's config is wrong."""
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """Gradients -> updates to add to the parameters.
 
     Args:
-      config: `optim` of the experiment: name, learning_rate, warmup_steps (0: none), beta1, beta2, eps (Adafactor:
-        added to the squared gradient, 1e-30; Adam: added to the root, 1e-8), clip_norm (global gradient norm, 0: off).
+      config: `optim` of the experiment: name, learning_rate, warmup_steps (0: none), decay_steps (0: none), beta1,
+        beta2, eps (Adafactor: added to the squared gradient, 1e-30; Adam: added to the root, 1e-8), clip_norm (global
+        gradient norm, 0: off).
+      steps: updates of the whole run, which the decay ends with.
 
     Raises:
       OptimError: an unknown name.
     """
     if config.name not in NAMES:
         raise OptimError(f"optim.name={config.name!r} is unknown; choose one of {', '.join(NAMES)}")
-    scale = _scale_by_adafactor if config.name == "adafactor" else optax.scale_by_adam
+    scale = {"adafactor": _scale_by_adafactor, "adam": optax.scale_by_adam, "muon": _scale_by_muon}[config.name]
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         scale(config.beta1, config.beta2, config.eps),
-        optax.scale_by_learning_rate(lambda step: learning_rate(config, step)),
+        optax.scale_by_learning_rate(lambda step: learning_rate(config, step, steps)),
     )
 
 
@@ -46,6 +56,33 @@ def _scale_by_adafactor(beta1: float, beta2: float, eps: float) -> optax.Gradien
         optax.clip_by_block_rms(UPDATE_RMS),
         optax.ema(beta1, debias=False),  # no bias correction: the warm-up covers the first steps
     )
+
+
+def _scale_by_muon(*of_adafactor) -> optax.GradientTransformation:
+    muon = scale_by_muon(beta=MUON_BETA, weight_dimension_numbers=_rows_and_columns)
+    of_one_size = optax.stateless(lambda updates, _: jax.tree.map(lambda u: _to_rms(u, MUON_RMS), updates))
+
+    def kind(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "muon" if re.search(MUON, name) and not re.search(NOT_MUON, name) else "rest"
+
+    rules = {"muon": optax.chain(muon, of_one_size), "rest": _scale_by_adafactor(*of_adafactor)}
+    return optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(kind, params))
+
+
+def _to_rms(update: jax.Array, rms: float) -> jax.Array:
+    """An update of orthogonal matrices [.., rows, columns] brought to this root mean square."""
+    columns = update.shape[-1]
+    rows = update.shape[-2] if update.ndim < 4 else math.prod(update.shape[-4:-1])
+    return update * rms * max(rows, columns) ** 0.5
+
+
+def _rows_and_columns(kernels: Any) -> Any:
+    """The axes that make each kernel a matrix: dense [.., in, out], convolution [.., h, w, in, out].
+
+    Blocks that are stacked (model.scan) have one axis before these, and each of them is a matrix of its own.
+    """
+    return jax.tree.map(lambda k: MuonDimensionNumbers((-2,) if k.ndim < 4 else (-4, -3, -2), (-1,)), kernels)
 
 
 def bias_corrected_decay(step: jax.Array, beta2: float) -> jax.Array:
@@ -59,9 +96,14 @@ def bias_corrected_decay(step: jax.Array, beta2: float) -> jax.Array:
     return jax.lax.optimization_barrier(decay)  # XLA would fuse it into, and repeat it for, every element
 
 
-def learning_rate(config: ConfigDict, step: jax.Array | int) -> jax.Array:
-    """The rate of update `step` (from 0): linear to `learning_rate` over `warmup_steps` updates, then constant."""
-    return config.learning_rate * jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
+def learning_rate(config: ConfigDict, step: jax.Array | int, steps: int) -> jax.Array:
+    """The rate of update `step` (from 0) of `steps`.
+
+    It rises evenly to `learning_rate` over `warmup_steps` updates, and falls evenly to 0 over the last `decay_steps`.
+    """
+    rise = (step + 1) / max(1, config.warmup_steps)
+    fall = (steps - step) / config.decay_steps if config.decay_steps else 1.0
+    return config.learning_rate * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
 
 def ema_update(ema: Any, params: Any, step: jax.Array | int, decay: float) -> Any:

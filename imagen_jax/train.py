@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
 def _train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
-    tx = make_optimizer(config.optim)
+    tx = make_optimizer(config.optim, config.train.steps)
     kept = dict(keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
     checkpointer = Checkpointer(runs.checkpoint_dir(workdir), **kept)
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
@@ -151,7 +151,9 @@ def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signa
             jax.block_until_ready(state)
             progress.restart(step)  # compilation is over
         if step % config.log_every == 0 or step == config.steps:
-            means = window.flush() | {"learning_rate": float(learning_rate(trainer.config.optim, step - 1))}
+            means = window.flush() | {
+                "learning_rate": float(learning_rate(trainer.config.optim, step - 1, config.steps))
+            }
             writer.write(step, means | progress.report(step, means["loss"]))
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
             look(trainer, state, writer)

@@ -52,3 +52,11 @@ def test_a_model_cannot_shrink(blocks):
     with pytest.raises(growth.GrowthError, match="fewer") as told:
         growth.grow({}, {}, blocks, (1, 1))
     assert "\n" not in str(told.value)
+
+
+def test_blocks_that_are_loops_cannot_grow(tmp_path):
+    mesh, config = partition.make_mesh(MESH), tiny.config(scan=True, blocks=(2, 2))
+    about = {"config": config_json(tiny.config(scan=True)), "next_example": 0}
+    release.write_release(tmp_path / "small", tiny.model_and_params(scan=True)[1], about)
+    with pytest.raises(runs.RunError, match=r"^config\.model\.blocks: .* model\.scan=False only$"):
+        runs.take_over(config, {}, tmp_path / "small", mesh)

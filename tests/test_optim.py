@@ -9,15 +9,17 @@ from ml_collections import ConfigDict
 
 from imagen_jax import optim
 
+STEPS = 1_000_000  # of a run that has no decay
+
 
 def make_config(**changes) -> ConfigDict:
-    config = ConfigDict({"name": "adafactor", "learning_rate": 1e-2, "warmup_steps": 0, "beta1": 0.9, "beta2": 0.999})
-    config.update({"eps": 1e-30, "clip_norm": 0.0} | changes)
+    config = ConfigDict({"name": "adafactor", "learning_rate": 1e-2, "warmup_steps": 0, "decay_steps": 0})
+    config.update({"beta1": 0.9, "beta2": 0.999, "eps": 1e-30, "clip_norm": 0.0} | changes)
     return config
 
 
 def run(config, params, gradients):
-    tx = optim.make_optimizer(config)
+    tx = optim.make_optimizer(config, STEPS)
     state = tx.init(params)
     for gradient in gradients:
         updates, state = tx.update(gradient, state, params)
@@ -72,7 +74,7 @@ def test_decay_is_bias_corrected():
 
 def test_matrices_keep_a_row_and_a_column_only():
     params = {"kernel": jnp.zeros((512, 512)), "conv": jnp.zeros((3, 3, 256, 512)), "bias": jnp.zeros(512)}
-    state = jax.eval_shape(optim.make_optimizer(make_config()).init, params)
+    state = jax.eval_shape(optim.make_optimizer(make_config(), STEPS).init, params)
     moments = next(s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "v_row")) if hasattr(s, "v_row"))
     shapes = {name: (moments.v_row[name].shape, moments.v_col[name].shape, moments.v[name].shape) for name in params}
     assert shapes["kernel"] == ((512,), (512,), (1,))
@@ -84,7 +86,7 @@ def test_matrices_keep_a_row_and_a_column_only():
 def test_converges_on_a_badly_scaled_quadratic(name, eps):
     scale, target = jnp.array([1.0, 100.0, 1e-2]), jnp.array([1.0, -2.0, 0.5])
     config = make_config(name=name, eps=eps, beta2=0.99)
-    tx = optim.make_optimizer(config)
+    tx = optim.make_optimizer(config, STEPS)
 
     @jax.jit
     def step(carry, _):
@@ -111,9 +113,44 @@ def test_clip_norm_bounds_what_adam_sees():
 
 def test_warm_up_is_linear_then_constant():
     config = make_config(learning_rate=1e-4, warmup_steps=4)
-    rates = [float(optim.learning_rate(config, step)) for step in (0, 1, 3, 4, 900_000)]
+    rates = [float(optim.learning_rate(config, step, STEPS)) for step in (0, 1, 3, 4, 900_000)]
     np.testing.assert_allclose(rates, [0.25e-4, 0.5e-4, 1e-4, 1e-4, 1e-4], rtol=1e-6)
-    assert float(optim.learning_rate(make_config(), 0)) == pytest.approx(1e-2)
+    assert float(optim.learning_rate(make_config(), 0, STEPS)) == pytest.approx(1e-2)
+
+
+def test_the_last_steps_fall_evenly_to_zero():
+    config = make_config(learning_rate=1.0, decay_steps=4)
+    rates = [float(optim.learning_rate(config, step, 10)) for step in (0, 6, 7, 8, 9, 10, 11)]
+    np.testing.assert_allclose(rates, [1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0], rtol=1e-6)
+    short = make_config(learning_rate=1.0, warmup_steps=2, decay_steps=2)  # both in one short run: the lower one
+    np.testing.assert_allclose([float(optim.learning_rate(short, step, 2)) for step in (0, 1)], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "shape, matrix",
+    [((24, 40), (24, 40)), ((3, 3, 8, 16), (72, 16)), ((2, 24, 40), (24, 40)), ((2, 3, 3, 8, 16), (72, 16))],
+    ids=["dense", "convolution", "stacked dense", "stacked convolution"],
+)
+def test_muon_makes_each_kernel_s_update_orthogonal_and_of_one_size(shape, matrix):
+    gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    config = make_config(name="muon", learning_rate=1.0)
+    found, _ = run(config, {"kernel": jnp.zeros(shape)}, [{"kernel": jnp.asarray(gradient)}])
+    for update, raw in zip(*(np.reshape(x, (-1, *matrix)) for x in (found["kernel"], gradient)), strict=True):
+        u, _, vt = np.linalg.svd(raw, full_matrices=False)
+        descent = -update / (0.2 * np.sqrt(max(matrix)))
+        singular = np.linalg.svd(descent, compute_uv=False)
+        assert (singular > 0.6).all() and (singular < 1.3).all()  # as near to 1 as five iterations come
+        assert (descent * (u @ vt)).sum() / np.linalg.norm(descent) / np.linalg.norm(u @ vt) > 0.97
+
+
+def test_muon_leaves_the_output_and_all_that_is_no_kernel_to_adafactor():
+    rng = np.random.default_rng(0)
+    shapes = {"unet": {"out": {"kernel": (3, 3, 4, 12), "bias": (12,)}}, "text_encoder": {"embedding": (130, 140)}}
+    shapes |= {"null": (2, 4, 8), "scale": (9,)}
+    draw = lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    params, first, second = (jax.tree.map(draw, shapes, is_leaf=lambda s: isinstance(s, tuple)) for _ in range(3))
+    by_muon, by_adafactor = (run(make_config(name=name), params, [first, second])[0] for name in ("muon", "adafactor"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), by_muon, by_adafactor)
 
 
 def test_warm_up_scales_the_update():
@@ -133,5 +170,5 @@ def test_ema_starts_short_and_ends_at_its_decay():
 
 
 def test_unknown_name_is_one_line():
-    with pytest.raises(optim.OptimError, match=r"^optim.name='sgd' is unknown; choose one of adafactor, adam$"):
-        optim.make_optimizer(make_config(name="sgd"))
+    with pytest.raises(optim.OptimError, match=r"^optim.name='sgd' is unknown; choose one of adafactor, adam, muon$"):
+        optim.make_optimizer(make_config(name="sgd"), STEPS)

@@ -24,7 +24,7 @@ def objective(config, crop_size: int = 0, accumulate: int = 1) -> Objective:
 
 
 def step_function(config, net, tx=None, accumulate: int = 1):
-    tx = tx or make_optimizer(config.optim)
+    tx = tx or make_optimizer(config.optim, config.train.steps)
     return tx, jax.jit(functools.partial(train_step, net, objective(config, accumulate=accumulate), tx, 0.9, 0))
 
 
@@ -107,7 +107,7 @@ def test_one_loss_on_five_mesh_shapes():
     config, batch = tiny.config(), tiny.batch(size=8)
     config.optim.name = "adafactor"  # the paper's: its factored state is sharded too
     net, params = tiny.model_and_params(channels=(8,), blocks=(1,), text_levels=(1,), context_levels=(1,))
-    tx = make_optimizer(config.optim)
+    tx = make_optimizer(config.optim, config.train.steps)
     means = []
     for sizes in MESHES:
         devices = jax.devices()[: int(np.prod(sizes))]
@@ -130,7 +130,7 @@ def test_every_large_leaf_of_the_paper_model_is_sharded():
     from experiments import stage2
 
     config = stage2.get_config("paper")
-    net, tx = model_lib.make_model(config), make_optimizer(config.optim)
+    net, tx = model_lib.make_model(config), make_optimizer(config.optim, config.train.steps)
 
     def whole(key):
         params = model_lib.init(net, key)

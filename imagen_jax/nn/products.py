@@ -1,9 +1,9 @@
-"""Dense and Conv layers whose bfloat16 products a CPU's tile unit (Intel's AMX) takes, in training too.
+"""Dense and Conv layers whose bfloat16 products a CPU's own units (AMX, AVX-512 BF16) take, in training too.
 
 `jax.default_matmul_precision("bfloat16")` says that the factors of float32 products may be rounded to bfloat16, while
 the sums stay float32. TPUs do it by themselves; XLA on a CPU pays no heed. There these layers round, and put every
-product, those of the gradients too, in the one form that XLA hands to the tile unit: rows x columns. JAX's gradients
-are transposed products and convolutions, and get a tenth of its speed. Under any other setting, and on any other
+product, those of the gradients too, in the one form that XLA hands to these units: rows x columns. JAX's gradients
+are transposed products and convolutions, and get a tenth of the speed of AMX. Under any other setting, and on any other
 platform, these layers are flax's own.
 """
 

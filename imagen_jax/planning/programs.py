@@ -32,7 +32,7 @@ class Program(NamedTuple):
 
 def train_program(config: ConfigDict, mesh: Mesh) -> Program:
     """One step of `--mode=train`."""
-    model, tx = model_lib.make_model(config), make_optimizer(config.optim)
+    model, tx = model_lib.make_model(config), make_optimizer(config.optim, config.train.steps)
     params = parameters(config)
     frozen = {"text_encoder": params.pop("text_encoder")} if config.text_encoder.frozen else {}
     state = jax.eval_shape(functools.partial(init_state, tx=tx), params)
