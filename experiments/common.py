@@ -194,7 +194,7 @@ def defaults(name: str) -> ConfigDict:
             name="adafactor",  # [P]; or 'adam', 'muon'
             learning_rate=1e-4,  # [P]
             warmup_steps=10_000,  # [P]
-            decay_steps=0,  # [I] the last ones of the run, over which the rate falls evenly to 0
+            decay_share=0.0,  # [I] of train.steps, the last ones, over which the rate falls evenly to 0
             beta1=0.9,  # [P]
             beta2=0.999,  # [P]
             eps=1e-30,
@@ -213,7 +213,7 @@ def defaults(name: str) -> ConfigDict:
             keep_every=0,  # beside them, for good, those of every so many steps, a multiple of checkpoint_every; 0 none
             sample_every=5000,  # a grid of held-out instructions; 0 only at the end
             crop_size=0,  # super-resolution trains on crops of this side [P Imagen]; 0 whole pictures
-            matmul_precision="",  # of float32 products: '' JAX's default; 'bfloat16': faster on newer CPUs (nn/products.py)
+            matmul_precision="",  # of float32 products: '' JAX's default; 'bfloat16' for new CPUs (nn/products.py)
             max_aug_level=1.0,  # [P Imagen] the most noise on its low-resolution input, a time of the noise schedule
         )
     )

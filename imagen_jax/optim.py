@@ -32,16 +32,18 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
     """Gradients -> updates to add to the parameters.
 
     Args:
-      config: `optim` of the experiment: name, learning_rate, warmup_steps (0: none), decay_steps (0: none), beta1,
+      config: `optim` of the experiment: name, learning_rate, warmup_steps (0: none), decay_share (0: none), beta1,
         beta2, eps (Adafactor: added to the squared gradient, 1e-30; Adam: added to the root, 1e-8), clip_norm (global
         gradient norm, 0: off).
-      steps: updates of the whole run, which the decay ends with.
+      steps: updates of the whole run.
 
     Raises:
-      OptimError: an unknown name.
+      OptimError: an unknown name, or a decay_share that is none.
     """
     if config.name not in NAMES:
         raise OptimError(f"optim.name={config.name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if not 0 <= config.decay_share <= 1:
+        raise OptimError(f"optim.decay_share={config.decay_share} is no share of the steps: choose one from 0 to 1")
     scale = {"adafactor": _scale_by_adafactor, "adam": optax.scale_by_adam, "muon": _scale_by_muon}[config.name]
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -99,10 +101,11 @@ def bias_corrected_decay(step: jax.Array, beta2: float) -> jax.Array:
 def learning_rate(config: ConfigDict, step: jax.Array | int, steps: int) -> jax.Array:
     """The rate of update `step` (from 0) of `steps`.
 
-    It rises evenly to `learning_rate` over `warmup_steps` updates, and falls evenly to 0 over the last `decay_steps`.
+    It rises evenly to `learning_rate` over `warmup_steps` updates, and falls evenly to 0 over the last ones, of all
+    steps the `decay_share`.
     """
     rise = (step + 1) / max(1, config.warmup_steps)
-    fall = (steps - step) / config.decay_steps if config.decay_steps else 1.0
+    fall = (steps - step) / (config.decay_share * steps) if config.decay_share else 1.0
     return config.learning_rate * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
 

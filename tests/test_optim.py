@@ -13,7 +13,7 @@ STEPS = 1_000_000  # of a run that has no decay
 
 
 def make_config(**changes) -> ConfigDict:
-    config = ConfigDict({"name": "adafactor", "learning_rate": 1e-2, "warmup_steps": 0, "decay_steps": 0})
+    config = ConfigDict({"name": "adafactor", "learning_rate": 1e-2, "warmup_steps": 0, "decay_share": 0.0})
     config.update({"beta1": 0.9, "beta2": 0.999, "eps": 1e-30, "clip_norm": 0.0} | changes)
     return config
 
@@ -119,10 +119,10 @@ def test_warm_up_is_linear_then_constant():
 
 
 def test_the_last_steps_fall_evenly_to_zero():
-    config = make_config(learning_rate=1.0, decay_steps=4)
+    config = make_config(learning_rate=1.0, decay_share=0.4)
     rates = [float(optim.learning_rate(config, step, 10)) for step in (0, 6, 7, 8, 9, 10, 11)]
     np.testing.assert_allclose(rates, [1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0], rtol=1e-6)
-    short = make_config(learning_rate=1.0, warmup_steps=2, decay_steps=2)  # both in one short run: the lower one
+    short = make_config(learning_rate=1.0, warmup_steps=2, decay_share=1.0)  # both in one short run: the lower one
     np.testing.assert_allclose([float(optim.learning_rate(short, step, 2)) for step in (0, 1)], [0.5, 0.5])
 
 
@@ -172,3 +172,10 @@ def test_ema_starts_short_and_ends_at_its_decay():
 def test_unknown_name_is_one_line():
     with pytest.raises(optim.OptimError, match=r"^optim.name='sgd' is unknown; choose one of adafactor, adam, muon$"):
         optim.make_optimizer(make_config(name="sgd"), STEPS)
+
+
+def test_a_decay_share_that_is_none_is_one_line():
+    with pytest.raises(
+        optim.OptimError, match=r"^optim.decay_share=30 is no share of the steps: choose one from 0 to 1$"
+    ):
+        optim.make_optimizer(make_config(decay_share=30), STEPS)

@@ -103,7 +103,7 @@ def test_dropped_axes_are_logged_once(caplog):
 
 
 def optimizer(name):
-    config = {"name": name, "learning_rate": 1e-2, "warmup_steps": 0, "decay_steps": 0, "clip_norm": 0.0}
+    config = {"name": name, "learning_rate": 1e-2, "warmup_steps": 0, "decay_share": 0.0, "clip_norm": 0.0}
     return optim.make_optimizer(ConfigDict(config | {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}), steps=1)
 
 

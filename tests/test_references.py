@@ -24,11 +24,8 @@ def coloured(seed: int):
 def test_after_training_shuffled_references_raise_the_loss():
     config = tiny.config()
     config.optim.update(learning_rate=3e-3, warmup_steps=10)
-    net, tx, schedule = (
-        model_lib.make_model(config),
-        make_optimizer(config.optim, config.train.steps),
-        runs.make_schedule(config),
-    )
+    net, tx = model_lib.make_model(config), make_optimizer(config.optim, config.train.steps)
+    schedule = runs.make_schedule(config)
     step = jax.jit(functools.partial(train_step, net, Objective(schedule, 0.0, 0.0, 0), tx, 0.9, 0))
     state = init_state(tiny.init(net), tx)
     loss = jax.jit(functools.partial(training_report.noisy_half_losses, net, schedule))
