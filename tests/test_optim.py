@@ -176,6 +176,6 @@ def test_unknown_name_is_one_line():
 
 def test_a_decay_share_that_is_none_is_one_line():
     with pytest.raises(
-        optim.OptimError, match=r"^optim.decay_share=30 is no share of the steps: choose one from 0 to 1$"
+        optim.OptimError, match=r"^optim.decay_share=1.5 is no share of the steps: choose one from 0 to 1$"
     ):
-        optim.make_optimizer(make_config(decay_share=30), STEPS)
+        optim.make_optimizer(make_config(decay_share=1.5), STEPS)
