@@ -151,9 +151,8 @@ def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signa
             jax.block_until_ready(state)
             progress.restart(step)  # compilation is over
         if step % config.log_every == 0 or step == config.steps:
-            means = window.flush() | {
-                "learning_rate": float(learning_rate(trainer.config.optim, step - 1, config.steps))
-            }
+            rate = learning_rate(trainer.config.optim, step - 1, config.steps)
+            means = window.flush() | {"learning_rate": float(rate)}
             writer.write(step, means | progress.report(step, means["loss"]))
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
             look(trainer, state, writer)
