@@ -1,14 +1,18 @@
-# make demo: see it work, first with the released model, then with one trained anew. make test: the tests.
-# Both install what they need into .venv first.
+# make demo: see it work, first with the released model, then with one trained anew. make app: a page to draw on, with the
+# released model. make test: the tests. Each installs what it needs into .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo app test lint clean
 
 demo: $(VENV)/.demo
 	$(RUN) -m imagen_jax.main --config=experiments/stage2.py --mode=sample --config.sample.run=released
 	$(RUN) -m imagen_jax.main --config=experiments/stage2.py
+
+app: $(VENV)/.app
+	$(RUN) -m imagen_jax.main --config=experiments/stage2.py --mode=serve --config.sample.run=released \
+		--config.sample.count=4 --config.sample.method=dpm_solver_2m --config.sample.steps=16
 
 test: $(VENV)/.test lint
 	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile tests
@@ -23,8 +27,12 @@ $(VENV)/.demo: setup.py
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
+$(VENV)/.app: $(VENV)/.demo
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[app]'
+	touch $@
+
 $(VENV)/.test: $(VENV)/.demo
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[data,test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[app,data,test]'
 	touch $@
 
 clean:

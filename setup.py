@@ -33,6 +33,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "app": ["gradio>=6.20,<7"],  # --mode=serve
         # Preparing data sets, retrieval and streaming records.
         "data": [
             "apache-beam>=2.74,<3",

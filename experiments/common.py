@@ -62,7 +62,7 @@ DRAWINGS = dict(threshold="static", super_res=dict(threshold="static", aug_level
 # What follows from the machine that a size is for; everything else is the paper's.
 SCALE = {
     "tiny": dict(  # two CPU cores and the bundled pictures
-        optim=dict(learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+        optim=dict(name="muon", learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),  # README.md has what it gave
         train=dict(batch_size=32, log_every=20),
         sample=dict(steps=64, guidance="constant", guidance_weight=2.0, **DRAWINGS),
     ),
@@ -232,6 +232,12 @@ def defaults(name: str) -> ConfigDict:
             seed=0,  # of the cases, their noise and the intervals
             cache="data/cache",  # folder of fetched packages; the judges that are trained here are kept in judges/
             clip="",  # a local CLIP folder, for CLIP-I and CLIP-T beside the rest; '' none
+        )
+    )
+    config.serve = ConfigDict(  # --mode=serve; it samples as `sample` says
+        dict(
+            host="127.0.0.1",  # this machine alone; '0.0.0.0': whoever can reach it
+            port=7860,
         )
     )
     config.plan = ConfigDict(  # --mode=plan

@@ -30,7 +30,7 @@ MIXTURES = {
         styles=0.10, style_transfer=0.10,
     ),
 }  # fmt: skip
-STEPS = {"tiny": 650, "laptop": 6_000, "small": 3_000, "paper": 400_000}  # [P] the last
+STEPS = {"tiny": 550, "laptop": 6_000, "small": 3_000, "paper": 400_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):

@@ -1,7 +1,8 @@
-"""Train, sample, evaluate or plan one experiment.
+"""Train, sample, evaluate, serve or plan one experiment.
 
     python -m imagen_jax.main --config=experiments/stage2.py
     python -m imagen_jax.main --config=experiments/stage2.py --mode=sample --instruction=FILE.json
+    python -m imagen_jax.main --config=experiments/stage2.py --mode=serve
     python -m imagen_jax.main --config=experiments/stage2.py --mode=eval
     python -m imagen_jax.main --config=experiments/stage2.py:paper --mode=plan
 
@@ -26,8 +27,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default r
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "sample", "eval", "plan"],
-    "train: up to config.train.steps; sample: pictures for --instruction; eval: measure a trained run by config.eval; "
+    ["train", "sample", "serve", "eval", "plan"],
+    "train: up to config.train.steps; sample: pictures for --instruction; serve: a web page to draw on, at "
+    "config.serve; eval: measure a trained run by config.eval; "
     "plan: memory, time and cost on config.plan.target, allocating nothing.",
 )
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
@@ -45,7 +47,8 @@ def main(argv: Sequence[str]) -> None:
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         if _MODE.value != "plan":
             _keep_compiled(workdir.parent / COMPILED)
-        {"train": _train, "sample": _sample, "eval": _eval, "plan": _plan}[_MODE.value](config, workdir)
+        modes = {"train": _train, "sample": _sample, "serve": _serve, "eval": _eval, "plan": _plan}
+        modes[_MODE.value](config, workdir)
     except (ValueError, OSError) as error:
         logging.debug("raised here (shown by --verbosity=1):", exc_info=True)
         _fail(str(error))
@@ -101,6 +104,14 @@ def _sample(config: ConfigDict, workdir: Path) -> None:
         sample_held_out(config, workdir, _SEED.value)
     else:
         sample(config, workdir, Path(_INSTRUCTION.value), _SEED.value)
+
+
+def _serve(config: ConfigDict, workdir: Path) -> None:
+    try:
+        from imagen_jax.app import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--mode=serve needs {error.name}: pip install -e '.[app]'") from None
+    serve(config, workdir)
 
 
 def _eval(config: ConfigDict, workdir: Path) -> None:

@@ -5,17 +5,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.instruction import Instruction, layout_of, load_instruction, pack
+from data_pipelines.instruction import layout_of, load_instruction
 from data_pipelines.loader import make_loader
-from data_pipelines.text import load_tokenizer
-from imagen_jax import cascade, grid, partition, release, runs, samplers
+from imagen_jax import cascade, grid, partition, runs, samplers
 from imagen_jax import model as model_lib
 from imagen_jax.evaluation import training_report
-from imagen_jax.runs import Run, RunError
+from imagen_jax.pipeline import draw, open_pipeline, open_super_res
+from imagen_jax.runs import Run
 from imagen_jax.types import Text
 
 
@@ -29,15 +27,10 @@ def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int)
       InstructionError, RunError, CheckpointError, CascadeError: one line, with the mend.
     """
     instruction = load_instruction(instruction_file)  # first: the cheapest thing that can be wrong
-    mesh = partition.make_mesh(config.mesh)
-    base = runs.open_run(config.sample.run or workdir, mesh)
-    text, context = _pack(base, instruction, config.sample.count)
-    super_res = open_super_res(config, workdir, mesh)
-    keys = samplers.sample_keys(jax.random.key(seed), jnp.arange(config.sample.count))
-    pictures = cascade.generate(base, super_res, config.sample, text, context, keys)
+    pipeline = open_pipeline(config, workdir)
     paths = []
-    for kind, batch in pictures.items():
-        for i, picture in enumerate(grid.to_uint8(np.asarray(batch))):
+    for kind, pictures in draw(pipeline, instruction, seed, config.sample.count).items():
+        for i, picture in enumerate(pictures):
             name = f"{instruction_file.stem}_seed{seed}_{i}_{kind}_{picture.shape[0]}px.png"
             paths.append(grid.save_png(picture, workdir / "samples" / name))
     print("\n".join(f"picture: {path}" for path in paths))
@@ -75,31 +68,3 @@ def _enlarge(rows: list[grid.Row], super_res: Run, sample: ConfigDict, text: Tex
     pictures = grid.to_uint8(cascade.enlarge(super_res, sample, text, lowres, keys))
     column = f"{super_res.model.image_size} px"
     return [row._replace(others=[(column, picture)]) for row, picture in zip(rows, pictures, strict=True)]
-
-
-def open_super_res(config: ConfigDict, workdir: Path, mesh: Mesh) -> Run | None:
-    """The cascade's second run: sample.super_res.workdir, or None, which is said aloud.
-
-    'auto' is the run of that name beside `workdir`; of a release, what its own folder super_res holds.
-    """
-    given = config.sample.super_res.workdir
-    if not given:
-        return None
-    path = _super_res_beside(config, workdir) if given == "auto" else Path(given)
-    if runs.has_run(path):
-        return runs.open_run(path, mesh)
-    if given != "auto":
-        raise RunError(f"config.sample.super_res.workdir: no trained model in {path}; train experiments/super_res.py")
-    logging.info("no super-resolution run in %s: base pictures only (train experiments/super_res.py for more)", path)
-    return None
-
-
-def _super_res_beside(config: ConfigDict, workdir: Path) -> Path:
-    base = release.locate(config.sample.run or workdir)
-    return base / "super_res" if release.is_release(base) else workdir.parent / config.sample.super_res.name
-
-
-def _pack(run: Run, instruction: Instruction, count: int):
-    """The instruction `count` times, as the run's model reads it: the very function that packs training examples."""
-    packed = pack(instruction, load_tokenizer(run.config.data.tokenizer), layout_of(run.config))
-    return jax.tree.map(lambda x: np.stack([x] * count), packed)

@@ -32,8 +32,8 @@ from data_pipelines.sources.item import Pixels, Skip
 from data_pipelines.text import load_tokenizer
 from data_pipelines.wording import Draft, WordingError, word
 from imagen_jax import cascade, grid, partition, runs, samplers, workdir
+from imagen_jax.pipeline import open_super_res
 from imagen_jax.runs import Run
-from imagen_jax.sample import open_super_res
 from imagen_jax.types import Context, Text
 
 T, U = TypeVar("T"), TypeVar("U")

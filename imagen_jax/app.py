@@ -1,0 +1,131 @@
+"""--mode=serve: the web demo. An instruction as people write it, with pictures given or drawn by hand; pictures out.
+
+The page is Gradio's, and is served to this machine alone unless config.serve.host says otherwise. Its function is open
+to programs too, as /draw (gradio_client).
+"""
+
+import itertools
+import json
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from absl.logging import info
+from ml_collections import ConfigDict
+
+from data_pipelines.images import read_image
+from data_pipelines.instruction import Instruction, Reference, layout_of, load_instruction
+from data_pipelines.loader import make_loader
+from imagen_jax.evaluation.training_report import write_instructions
+from imagen_jax.pipeline import Pipeline, draw, open_pipeline
+
+TITLE = "Instruct-Imagen"
+HELP = "Say what to draw, and name the pictures below where you mean them: *draw [ref#1] in the style of [ref#2]*."
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
+CANVAS = 256  # pixels, the side of what is drawn by hand
+COLOURS = ["#000000", "#ffffff", "#d7263d", "#f5a623", "#ffdd33", "#3fa34d", "#2f6fde", "#8b572a"]
+
+
+class AppError(ValueError):
+    """A page that cannot be served; one line with the mend."""
+
+
+def serve(config: ConfigDict, workdir: Path) -> None:
+    """Serve the model of config.sample.run, or else of `workdir`, at config.serve until Ctrl-C.
+
+    Held-out instructions of `config.data` are the page's examples; they are written to workdir/instructions.
+
+    Raises:
+      AppError, RunError, CheckpointError, CascadeError, LoaderError: one line, with the mend.
+    """
+    _check_address(config.serve.host, config.serve.port)  # first: the cheapest thing that can be wrong
+    pipeline = open_pipeline(config, workdir)
+    loader = make_loader(config.data, layout_of(pipeline.base.config), "test", config.seed)
+    examples = write_instructions(loader, workdir / "instructions")
+    info("compiling, by drawing once")
+    draw(pipeline, load_instruction(examples[0]), count=config.sample.count)
+    app = make_app(pipeline, examples, config.sample.count)
+    launch(app, config.serve.host, config.serve.port, workdir)
+    print(f"serving at http://{config.serve.host}:{config.serve.port}, Ctrl-C stops", flush=True)
+    app.block_thread()
+
+
+def make_app(pipeline: Pipeline, examples: Sequence[Path], count: int) -> gr.Blocks:
+    """The page: `count` pictures an instruction; `examples` are instruction files."""
+    slots = pipeline.base.config.data.max_references
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
+        gr.Markdown(f"# {TITLE}\n{HELP}")
+        with gr.Row():
+            with gr.Column(scale=3):
+                text = gr.Textbox(label="instruction", lines=2, autofocus=True)
+                with gr.Row():
+                    references = [*itertools.chain.from_iterable(_reference(k + 1) for k in range(slots))]
+                with gr.Row():
+                    seed = gr.Number(label="seed", value=0, minimum=0, precision=0)
+                    button = gr.Button("Draw", variant="primary")
+            pictures = gr.Gallery(
+                label="pictures", format="png", columns=2, height=2 * CANVAS, object_fit="contain", scale=2
+            )
+        inputs, answer = [text, seed, *references], partial(_answer, pipeline, count)
+        gr.on([button.click, text.submit], answer, inputs, pictures, api_name="draw")
+        gr.Examples([_example(path, slots) for path in examples], [text, *references], label="held-out instructions")
+    return app
+
+
+def _reference(number: int) -> Iterator[gr.components.Component]:
+    """The inputs of one reference slot: its picture and what it shows."""
+    marker = f"[ref#{number}]"
+    with gr.Column(min_width=CANVAS):
+        yield gr.ImageEditor(
+            label=marker, type="filepath", format="png", canvas_size=(CANVAS, CANVAS), sources=("upload", "clipboard"),
+            width=CANVAS + 84, height=CANVAS + 100,  # with the tools; without a width, Gradio draws it off centre
+            layers=False, brush=gr.Brush(colors=COLOURS, default_size=6),
+        )  # fmt: skip
+        yield gr.Textbox(label=f"what {marker} shows", placeholder="a fox")
+
+
+def _example(path: Path, slots: int) -> list:
+    """The row of an instruction file: the text, then picture and text of each slot."""
+    fields = json.loads(path.read_text())
+    given = [value for each in fields["references"] for value in (str(path.parent / each["image"]), each["text"])]
+    return [fields["text"], *given, *[None, ""] * (slots - len(fields["references"]))]
+
+
+def _answer(pipeline: Pipeline, count: int, text: str, seed: float, *references) -> list[np.ndarray]:
+    """The largest pictures that the cascade makes; what is wrong with the input is told on the page."""
+    try:
+        given = zip(itertools.count(1), references[::2], references[1::2], strict=False)
+        instruction = Instruction(text, tuple(_given(given)), source="")
+        return [*draw(pipeline, instruction, int(seed or 0), count).popitem()[1]]
+    except ValueError as error:
+        raise gr.Error(str(error).removeprefix(": "), print_exception=False) from None
+
+
+def _given(slots) -> Iterator[Reference]:
+    """The references whose slots hold a picture, an uploaded or a drawn one."""
+    for number, editor, phrase in slots:
+        if editor and editor["composite"] and ((image := read_image(editor["composite"])) < 255).any():
+            yield Reference(f"[ref#{number}]", phrase, image)
+
+
+def launch(app: gr.Blocks, host: str, port: int, workdir: Path) -> None:
+    """Begin to serve the page, whose examples lie in `workdir`; returns at once."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    app.launch(
+        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=THEME,
+        footer_links=[], allowed_paths=[str(workdir)],
+    )  # fmt: skip
+
+
+def _check_address(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            told = f"config.serve: cannot serve at {host}:{port} ({error}); choose another host or port"
+            raise AppError(told) from None
