@@ -48,14 +48,14 @@ def serve(config: ConfigDict, workdir: Path) -> None:
     examples = write_instructions(loader, workdir / "instructions")
     info("compiling, by drawing once")
     draw(pipeline, load_instruction(examples[0]), count=config.sample.count)
-    app = make_app(pipeline, examples, config.sample.count)
-    launch(app, config.serve.host, config.serve.port, workdir)
+    app = make_app(pipeline, examples)
+    launch(app, config.serve.host, config.serve.port, workdir / "instructions")
     print(f"serving at http://{config.serve.host}:{config.serve.port}, Ctrl-C stops", flush=True)
     app.block_thread()
 
 
-def make_app(pipeline: Pipeline, examples: Sequence[Path], count: int) -> gr.Blocks:
-    """The page: `count` pictures an instruction; `examples` are instruction files."""
+def make_app(pipeline: Pipeline, examples: Sequence[Path]) -> gr.Blocks:
+    """The page, which draws sample.count pictures an instruction; `examples` are instruction files."""
     slots = pipeline.base.config.data.max_references
     with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
         gr.Markdown(f"# {TITLE}\n{HELP}")
@@ -65,13 +65,13 @@ def make_app(pipeline: Pipeline, examples: Sequence[Path], count: int) -> gr.Blo
                 with gr.Row():
                     references = [*itertools.chain.from_iterable(_reference(k + 1) for k in range(slots))]
                 with gr.Row():
-                    seed = gr.Number(label="seed", value=0, minimum=0, precision=0)
+                    seed = gr.Number(label="seed", value=0, minimum=0, maximum=2**31 - 1, precision=0)
                     button = gr.Button("Draw", variant="primary")
             pictures = gr.Gallery(
                 label="pictures", format="png", columns=2, height=2 * CANVAS, object_fit="contain", scale=2
             )
-        inputs, answer = [text, seed, *references], partial(_answer, pipeline, count)
-        gr.on([button.click, text.submit], answer, inputs, pictures, api_name="draw")
+        asked = [button.click, text.submit]
+        gr.on(asked, partial(_answer, pipeline), [text, seed, *references], pictures, api_name="draw")
         gr.Examples([_example(path, slots) for path in examples], [text, *references], label="held-out instructions")
     return app
 
@@ -95,29 +95,28 @@ def _example(path: Path, slots: int) -> list:
     return [fields["text"], *given, *[None, ""] * (slots - len(fields["references"]))]
 
 
-def _answer(pipeline: Pipeline, count: int, text: str, seed: float, *references) -> list[np.ndarray]:
+def _answer(pipeline: Pipeline, text: str, seed: int | None, *slots) -> list[np.ndarray]:
     """The largest pictures that the cascade makes; what is wrong with the input is told on the page."""
     try:
-        given = zip(itertools.count(1), references[::2], references[1::2], strict=False)
-        instruction = Instruction(text, tuple(_given(given)), source="")
-        return [*draw(pipeline, instruction, int(seed or 0), count).popitem()[1]]
+        instruction = Instruction(text, tuple(_references(slots[::2], slots[1::2])), source="")
+        return [*draw(pipeline, instruction, seed or 0, pipeline.sample.count).popitem()[1]]
     except ValueError as error:
         raise gr.Error(str(error).removeprefix(": "), print_exception=False) from None
 
 
-def _given(slots) -> Iterator[Reference]:
-    """The references whose slots hold a picture, an uploaded or a drawn one."""
-    for number, editor, phrase in slots:
+def _references(editors: Sequence[dict | None], phrases: Sequence[str]) -> Iterator[Reference]:
+    """Those whose slots hold a picture, an uploaded or a drawn one: an empty canvas is white."""
+    for number, (editor, phrase) in enumerate(zip(editors, phrases, strict=True), start=1):
         if editor and editor["composite"] and ((image := read_image(editor["composite"])) < 255).any():
             yield Reference(f"[ref#{number}]", phrase, image)
 
 
-def launch(app: gr.Blocks, host: str, port: int, workdir: Path) -> None:
-    """Begin to serve the page, whose examples lie in `workdir`; returns at once."""
+def launch(app: gr.Blocks, host: str, port: int, examples: Path) -> None:
+    """Begin to serve the page, whose examples' pictures lie in the folder `examples`; returns at once."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     app.launch(
         server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=THEME,
-        footer_links=[], allowed_paths=[str(workdir)],
+        footer_links=[], allowed_paths=[str(examples.resolve())],
     )  # fmt: skip
 
 

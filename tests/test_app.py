@@ -1,6 +1,7 @@
 """The web page draws what the pipeline draws, says what is wrong in one line, and needs an address that is free."""
 
 import socket
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from data_pipelines.instruction import Instruction, Reference
 from experiments import stage2
-from imagen_jax import app, pipeline
+from imagen_jax import app, main, pipeline
 from imagen_jax.runs import RunError
 from imagen_jax.workdir import write_json
 from tests import small_run
@@ -21,7 +22,7 @@ TEXT = "Draw [ref#2] again."
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     config = stage2.get_config()
-    config.sample.steps = 2
+    config.sample.update(steps=2, count=2)
     return pipeline.open_pipeline(config, small_run.write_run(tmp_path_factory.mktemp("run")))
 
 
@@ -32,7 +33,7 @@ def client(opened, tmp_path_factory):
     Image.new("RGB", (8, 8), "red").save(workdir / "red.png")
     reference = {"marker": "[ref#1]", "text": "a red square", "image": "red.png"}
     example = write_json(workdir / "red.json", {"text": "Draw [ref#1].", "references": [reference]})
-    page = app.make_app(opened, [example], count=2)
+    page = app.make_app(opened, [example])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -95,3 +96,11 @@ def test_no_pictures_is_an_error():
     config.sample.count = 0
     with pytest.raises(RunError, match=r"config\.sample\.count=0 must be at least 1"):
         pipeline.open_pipeline(config, "released")
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "imagen_jax.app")
+    monkeypatch.delattr("imagen_jax.app")
+    with pytest.raises(ValueError, match=r"^--mode=serve needs gradio: pip install -e '\.\[app\]'$"):
+        main._serve(stage2.get_config(), tmp_path)
