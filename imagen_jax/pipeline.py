@@ -21,6 +21,7 @@ from data_pipelines.instruction import Instruction, layout_of, pack
 from data_pipelines.text import load_tokenizer
 from imagen_jax import cascade, grid, partition, release, runs, samplers
 from imagen_jax.runs import Run, RunError
+from imagen_jax.types import Context, Text
 
 _tokenizer = functools.cache(load_tokenizer)
 
@@ -33,16 +34,20 @@ class Pipeline(NamedTuple):
     sample: ConfigDict
 
 
-def open_pipeline(config: ConfigDict, workdir: str | Path) -> Pipeline:
+def open_pipeline(config: ConfigDict, workdir: str | Path, *to_draw: Instruction) -> Pipeline:
     """The model of config.sample.run, or else of `workdir` ('released': the package's), sampled as config.sample says.
 
+    Instructions that are known already are checked before the second model is read.
+
     Raises:
-      RunError, CheckpointError, ReleaseError, CascadeError: one line, with the mend.
+      RunError, CheckpointError, ReleaseError, InstructionError, CascadeError: one line, with the mend.
     """
     if config.sample.count < 1:
         raise RunError(f"config.sample.count={config.sample.count} must be at least 1")
     mesh = partition.make_mesh(config.mesh)
     base = runs.open_run(config.sample.run or workdir, mesh)
+    for instruction in to_draw:
+        _pack(base, instruction)
     super_res = open_super_res(config, workdir, mesh)
     cascade.check_fit(base, super_res)
     return Pipeline(base, super_res, config.sample)
@@ -57,12 +62,15 @@ def draw(pipeline: Pipeline, instruction: Instruction, seed: int = 0, count: int
     Raises:
       InstructionError: one line that says what is wrong with the instruction, or what this model cannot take.
     """
-    config = pipeline.base.config
-    packed = pack(instruction, _tokenizer(config.data.tokenizer), layout_of(config))
-    text, context = jax.tree.map(lambda x: np.stack([x] * count), packed)
+    text, context = jax.tree.map(lambda x: np.stack([x] * count), _pack(pipeline.base, instruction))
     keys = samplers.sample_keys(jax.random.key(seed), jnp.arange(count))
     pictures = cascade.generate(*pipeline, text, context, keys)
     return {kind: grid.to_uint8(np.asarray(batch)) for kind, batch in pictures.items()}
+
+
+def _pack(run: Run, instruction: Instruction) -> tuple[Text, Context]:
+    """As the run's model reads it: by the very function that packs training examples."""
+    return pack(instruction, _tokenizer(run.config.data.tokenizer), layout_of(run.config))
 
 
 def open_super_res(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> Run | None:

@@ -27,7 +27,7 @@ def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int)
       InstructionError, RunError, CheckpointError, CascadeError: one line, with the mend.
     """
     instruction = load_instruction(instruction_file)  # first: the cheapest thing that can be wrong
-    pipeline = open_pipeline(config, workdir)
+    pipeline = open_pipeline(config, workdir, instruction)
     paths = []
     for kind, pictures in draw(pipeline, instruction, seed, config.sample.count).items():
         for i, picture in enumerate(pictures):
