@@ -24,6 +24,7 @@ SMALL = [
     *("--config.model.heads=2", "--config.model.head_dim=8", "--config.model.cond_channels=16"),
     *("--config.text_encoder.emb=16", "--config.text_encoder.mlp=16", "--config.text_encoder.layers=1"),
     *("--config.train.batch_size=4", f"--config.train.steps={STEPS}", "--config.train.log_every=1"),
+    "--config.optim.name=adafactor",  # which compiles sooner than muon
     *("--config.train.checkpoint_every=3", "--config.train.sample_every=0", "--config.sample.steps=1"),
 ]
 
