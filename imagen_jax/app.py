@@ -6,15 +6,15 @@ to programs too, as /draw (gradio_client).
 
 import itertools
 import json
-import logging
 import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
-from absl.logging import info
+from absl import logging
 from ml_collections import ConfigDict
 
 from data_pipelines.images import read_image
@@ -46,7 +46,7 @@ def serve(config: ConfigDict, workdir: Path) -> None:
     pipeline = open_pipeline(config, workdir)
     loader = make_loader(config.data, layout_of(pipeline.base.config), "test", config.seed)
     examples = write_instructions(loader, workdir / "instructions")
-    info("compiling, by drawing once")
+    logging.info("compiling, by drawing once")
     draw(pipeline, load_instruction(examples[0]), count=config.sample.count)
     app = make_app(pipeline, examples)
     launch(app, config.serve.host, config.serve.port, workdir / "instructions")
@@ -113,7 +113,7 @@ def _references(editors: Sequence[dict | None], phrases: Sequence[str]) -> Itera
 
 def launch(app: gr.Blocks, host: str, port: int, examples: Path) -> None:
     """Begin to serve the page, whose examples' pictures lie in the folder `examples`; returns at once."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    getLogger("httpx").setLevel("WARNING")
     app.launch(
         server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=THEME,
         footer_links=[], allowed_paths=[str(examples.resolve())],
