@@ -27,6 +27,8 @@ TITLE = "Instruct-Imagen"
 HELP = "Say what to draw, and name the pictures below where you mean them: *draw [ref#1] in the style of [ref#2]*."
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
 CANVAS = 256  # pixels, the side of what is drawn by hand
+# An editor shows a picture at once and sends it a moment later, 0.7 s as seen; until then it sends the one of before.
+SETTLE = "() => new Promise(go => setTimeout(go, 1500))"
 COLOURS = ["#000000", "#ffffff", "#d7263d", "#f5a623", "#ffdd33", "#3fa34d", "#2f6fde", "#8b572a"]
 
 
@@ -70,8 +72,8 @@ def make_app(pipeline: Pipeline, examples: Sequence[Path]) -> gr.Blocks:
             pictures = gr.Gallery(
                 label="pictures", format="png", columns=2, height=2 * CANVAS, object_fit="contain", scale=2
             )
-        asked = [button.click, text.submit]
-        gr.on(asked, partial(_answer, pipeline), [text, seed, *references], pictures, api_name="draw")
+        settled = gr.on([button.click, text.submit], None, js=SETTLE, api_visibility="private")
+        settled.then(partial(_answer, pipeline), [text, seed, *references], pictures, api_name="draw")
         gr.Examples([_example(path, slots) for path in examples], [text, *references], label="held-out instructions")
     return app
 

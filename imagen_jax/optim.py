@@ -6,7 +6,6 @@ with Adam's bias correction, the update of each array is clipped to a root mean 
 short runs: every kernel's momentum as the nearest orthogonal matrix (Jordan et al. 2024), the rest by Adafactor.
 """
 
-import math
 import re
 from typing import Any
 
@@ -14,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+from imagen_jax.muon import scale_by_muon
 
 NAMES = ("adafactor", "adam", "muon")
 UPDATE_RMS = 1.0  # Adafactor's clipping of each array's update
-MUON_BETA = 0.95
-MUON_RMS = 0.2  # of an update, that of Adam in practice (2502.16982): so one learning rate serves all
 MUON = r"(^|/)kernel$"  # the parameters that are matrices, but for
 NOT_MUON = r"^unet/out/"  # the layer that writes the output: the usual rule
 
@@ -61,33 +59,12 @@ def _scale_by_adafactor(beta1: float, beta2: float, eps: float) -> optax.Gradien
 
 
 def _scale_by_muon(*of_adafactor) -> optax.GradientTransformation:
-    muon = scale_by_muon(beta=MUON_BETA, weight_dimension_numbers=_rows_and_columns)
-    of_one_size = optax.stateless(lambda updates, _: jax.tree.map(_to_one_size, updates))
-
     def kind(path, _):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return "muon" if re.search(MUON, name) and not re.search(NOT_MUON, name) else "rest"
 
-    rules = {"muon": optax.chain(muon, of_one_size), "rest": _scale_by_adafactor(*of_adafactor)}
+    rules = {"muon": scale_by_muon(), "rest": _scale_by_adafactor(*of_adafactor)}
     return optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(kind, params))
-
-
-def _row_axes(kernel: jax.Array) -> tuple[int, ...]:
-    """The axes that are the rows of a kernel as a matrix: dense [.., in, out], convolution [.., h, w, in, out].
-
-    Blocks that are stacked (model.scan) have one axis before these, and each of them is a matrix of its own.
-    """
-    return (-2,) if kernel.ndim < 4 else (-4, -3, -2)
-
-
-def _rows_and_columns(kernels: Any) -> Any:
-    return jax.tree.map(lambda kernel: MuonDimensionNumbers(_row_axes(kernel), (-1,)), kernels)
-
-
-def _to_one_size(update: jax.Array) -> jax.Array:
-    """Orthogonal matrices, brought to a root mean square of MUON_RMS."""
-    rows = math.prod(update.shape[axis] for axis in _row_axes(update))
-    return update * MUON_RMS * max(rows, update.shape[-1]) ** 0.5
 
 
 def bias_corrected_decay(step: jax.Array, beta2: float) -> jax.Array:

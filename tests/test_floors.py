@@ -11,7 +11,7 @@ FLOORS = [
     *("types", "partition"),
     *("schedules", "diffusion", "guidance", "samplers"),
     *("nn.products", "nn.layers", "nn.attention", "nn.blocks", "nn.unet", "nn.t5"),
-    *("hosts", "workdir", "model", "optim", "metrics", "pretrained", "t5x", "release", "growth"),
+    *("hosts", "workdir", "model", "muon", "optim", "metrics", "pretrained", "t5x", "release", "growth"),
     *("preemption", "checkpoint_describe", "checkpoint"),
     *("train_step", "runs"),
     *(f"evaluation.judge_{name}" for name in ("networks", "training", "gallery")),

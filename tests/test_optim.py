@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from imagen_jax import optim
+from imagen_jax import muon, optim
 
 STEPS = 1_000_000  # of a run that has no decay
 
@@ -141,6 +142,26 @@ def test_muon_makes_each_kernel_s_update_orthogonal_and_of_one_size(shape, matri
         singular = np.linalg.svd(descent, compute_uv=False)
         assert (singular > 0.6).all() and (singular < 1.3).all()  # as near to 1 as five iterations come
         assert (descent * (u @ vt)).sum() / np.linalg.norm(descent) / np.linalg.norm(u @ vt) > 0.97
+
+
+@pytest.mark.parametrize("precision, least, most", [("float32", 0.0, 1e-5), ("bfloat16", 1e-4, 0.05)])
+def test_muon_is_the_rule_of_optax(precision, least, most):
+    """Wide, tall and convolution kernels, two of one shape: as optax makes them, whatever the size of the gradients."""
+    shapes = {"wide": (24, 40), "tall": (40, 24), "again": (40, 24), "convolution": (3, 3, 8, 16)}
+    rng = np.random.default_rng(0)
+    numbers = {name: MuonDimensionNumbers(tuple(range(len(shape) - 1)), (-1,)) for name, shape in shapes.items()}
+    ours, theirs = muon.scale_by_muon(), scale_by_muon(beta=muon.BETA, weight_dimension_numbers=numbers)
+    state = expected_state = ours.init({name: jnp.zeros(shape) for name, shape in shapes.items()})
+    with jax.default_matmul_precision(precision):
+        for size in (1.0, 100.0, 0.01):
+            gradients = {name: jnp.asarray(size * rng.normal(size=s), jnp.float32) for name, s in shapes.items()}
+            updates, state = jax.jit(ours.update)(gradients, state)
+            expected, expected_state = jax.jit(theirs.update)(gradients, expected_state)
+            for name, update in updates.items():
+                rows, columns = muon.matrix_shape(update)
+                wanted = expected[name] * muon.RMS * max(rows, columns) ** 0.5
+                assert least <= float(jnp.linalg.norm(update - wanted) / jnp.linalg.norm(wanted)) < most
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
 
 
 def test_muon_leaves_the_output_and_all_that_is_no_kernel_to_adafactor():

@@ -44,6 +44,16 @@ Dense = functools.partial(nn.Dense, dot_general=dot_general)
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[M, K] @ [K, N] -> [M, N]; it has no gradient in tiles."""
+    return _product(a, b) if _in_tiles() else a @ b
+
+
+def gram(a: jax.Array) -> jax.Array:
+    """a^T @ a: [M, K] -> [K, K]; it has no gradient in tiles."""
+    return _over_rows(a, a) if _in_tiles() else a.T @ a
+
+
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """[M, K] @ [K, N], rounded to bfloat16, -> [M, N] float32."""
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
