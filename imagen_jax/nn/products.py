@@ -45,12 +45,12 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[M, K] @ [K, N] -> [M, N]; it has no gradient in tiles."""
+    """[M, K] @ [K, N] -> [M, N], in tiles where the layers' products are."""
     return _product(a, b) if _in_tiles() else a @ b
 
 
 def gram(a: jax.Array) -> jax.Array:
-    """a^T @ a: [M, K] -> [K, K]; it has no gradient in tiles."""
+    """a^T @ a: [M, K] -> [K, K], in tiles where the layers' products are."""
     return _over_rows(a, a) if _in_tiles() else a.T @ a
 
 
