@@ -1,6 +1,6 @@
 """Muon: every kernel's momentum as the nearest orthogonal matrix (Jordan et al. 2024), brought to one size.
 
-As optax.contrib has it, whose state this keeps. Here the products are those of the kernel's smaller side, and run in a
+As optax.contrib has it, and with its state, so that older checkpoints train on. Here the products are those of the kernel's smaller side, and run in a
 CPU's tiles where it has them (nn/products.py): WORKSPACE.md has what that gave.
 """
 
@@ -27,9 +27,10 @@ def scale_by_muon() -> optax.GradientTransformation:
         ahead = optax.tree.bias_correction(mu, BETA, optax.safe_increment(count))  # Nesterov's
         now = optax.tree.bias_correction(gradients, BETA, count)
         momentum = jax.tree.map(lambda m, g: BETA * m + (1 - BETA) * g, ahead, now)
-        return jax.tree.map(_of_one_size, momentum), state._replace(count=count, mu=mu)
+        return jax.tree.map(_orthogonal, momentum), state._replace(count=count, mu=mu)
 
-    return optax.GradientTransformation(plain.init, update)
+    of_one_size = optax.stateless(lambda updates, _: jax.tree.map(_to_one_size, updates))
+    return optax.chain(optax.GradientTransformation(plain.init, update), of_one_size)
 
 
 def orthogonalize(matrix: jax.Array) -> jax.Array:
@@ -43,11 +44,14 @@ def orthogonalize(matrix: jax.Array) -> jax.Array:
     return x if tall is matrix else x.T
 
 
-def _of_one_size(kernel: jax.Array) -> jax.Array:
-    shape = matrix_shape(kernel)
-    matrices = kernel.reshape(-1, *shape)
+def _orthogonal(kernel: jax.Array) -> jax.Array:
+    matrices = kernel.reshape(-1, *matrix_shape(kernel))
     found = orthogonalize(matrices[0]) if len(matrices) == 1 else jax.lax.map(orthogonalize, matrices)
-    return (found * RMS * max(shape) ** 0.5).reshape(kernel.shape)
+    return found.reshape(kernel.shape)
+
+
+def _to_one_size(update: jax.Array) -> jax.Array:
+    return update * RMS * max(matrix_shape(update)) ** 0.5
 
 
 def matrix_shape(kernel: jax.Array) -> tuple[int, int]:

@@ -150,7 +150,8 @@ def test_muon_is_the_rule_of_optax(precision, least, most):
     shapes = {"wide": (24, 40), "tall": (40, 24), "again": (40, 24), "convolution": (3, 3, 8, 16)}
     rng = np.random.default_rng(0)
     numbers = {name: MuonDimensionNumbers(tuple(range(len(shape) - 1)), (-1,)) for name, shape in shapes.items()}
-    ours, theirs = muon.scale_by_muon(), scale_by_muon(beta=muon.BETA, weight_dimension_numbers=numbers)
+    theirs = optax.chain(scale_by_muon(beta=muon.BETA, weight_dimension_numbers=numbers), optax.identity())
+    ours = muon.scale_by_muon()
     state = expected_state = ours.init({name: jnp.zeros(shape) for name, shape in shapes.items()})
     with jax.default_matmul_precision(precision):
         for size in (1.0, 100.0, 0.01):
