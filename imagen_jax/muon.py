@@ -1,7 +1,7 @@
 """Muon: every kernel's momentum as the nearest orthogonal matrix (Jordan et al. 2024), brought to one size.
 
-As optax.contrib has it, and with its state, so that older checkpoints train on. Here the products are those of the
-kernel's smaller side, and run in a CPU's tiles where it has them (nn/products.py): WORKSPACE.md has what that gave.
+As optax.contrib has it, and with its state, so that older checkpoints train on. Here kernels are upright in all products,
+which run in a CPU's tiles where it has them (nn/products.py): WORKSPACE.md has what that gave.
 """
 
 import math
@@ -38,7 +38,7 @@ def orthogonalize(matrix: jax.Array) -> jax.Array:
     a, b, c = COEFFICIENTS
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     x = tall / (jnp.linalg.norm(tall) + 1e-8)
-    for _ in range(STEPS):  # no loop in the program: a CPU runs other work of the step beside it
+    for _ in range(STEPS):  # no loop in the program, which took longer (WORKSPACE.md)
         gram = products.gram(x)
         x = a * x + products.matmul(x, b * gram + c * products.matmul(gram, gram))
     return x if tall is matrix else x.T

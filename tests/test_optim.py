@@ -146,8 +146,8 @@ def test_muon_makes_each_kernel_s_update_orthogonal_and_of_one_size(shape, matri
 
 @pytest.mark.parametrize("precision, least, most", [("float32", 0.0, 1e-5), ("bfloat16", 1e-4, 0.05)])
 def test_muon_is_the_rule_of_optax(precision, least, most):
-    """Wide, tall and convolution kernels, two of one shape: as optax makes them, whatever the size of the gradients."""
-    shapes = {"wide": (24, 40), "tall": (40, 24), "again": (40, 24), "convolution": (3, 3, 8, 16)}
+    """Wide, tall and convolution kernels as optax makes them, whatever the size of the gradients."""
+    shapes = {"wide": (24, 40), "tall": (40, 24), "convolution": (3, 3, 8, 16)}
     rng = np.random.default_rng(0)
     numbers = {name: MuonDimensionNumbers(tuple(range(len(shape) - 1)), (-1,)) for name, shape in shapes.items()}
     theirs = optax.chain(scale_by_muon(beta=muon.BETA, weight_dimension_numbers=numbers), optax.identity())
