@@ -1,7 +1,7 @@
 """Muon: every kernel's momentum as the nearest orthogonal matrix (Jordan et al. 2024), brought to one size.
 
-As optax.contrib has it, and with its state, so that older checkpoints train on. Here kernels are upright in all products,
-which run in a CPU's tiles where it has them (nn/products.py): WORKSPACE.md has what that gave.
+As optax.contrib has it, and with its state, so that older checkpoints train on. Here kernels are upright in all
+products, which run in a CPU's tiles where it has them (nn/products.py): WORKSPACE.md has what that gave.
 """
 
 import math
