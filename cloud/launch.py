@@ -28,6 +28,8 @@ from imagen_jax.workdir import write_text
 ROOT = Path(__file__).resolve().parent.parent
 IN_IMAGE = "/imagen"  # the repository, as cloud/Dockerfile puts it there
 POLL = 60  # seconds
+ABSENT = "NOT_FOUND"  # what gcloud says of a resource that is not there
+UNKNOWN = "unknown"
 
 # kind -> (type for gcloud, runtime version, GKE's name). Google Cloud's pages "Supported TPU configurations", "TPU
 # software versions" and "Plan TPUs in GKE".
@@ -188,15 +190,16 @@ def slurm(options: argparse.Namespace, job: dict) -> tuple[Path, str, list[list[
 def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) -> None:
     """Create the queued resource, and again when it is taken away, until training is over; then delete it.
 
-    It takes up what it finds, so it can be ended and started again at any time; the training does not notice.
+    It takes up what it finds, so it can be ended and started again at any time; the training does not notice. A state
+    that could not be asked for is asked for again.
 
     Raises:
       LaunchError: training ended with a fault, or a command failed.
     """
     seen = None
     while True:
-        state = call(look, check=False)
-        if state != seen:
+        state = state_of(look)
+        if state not in (seen, UNKNOWN):
             print(f"{time.strftime('%H:%M:%S')} {create[5]}: {state or 'not there'}", flush=True)
             seen = state
         if state in ("FAILED", "SUSPENDED"):
@@ -211,21 +214,36 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
         time.sleep(POLL)
 
 
+def state_of(look: list[str]) -> str:
+    """The state of the queued resource, '' where there is none; UNKNOWN where the question failed, which is shown."""
+    done = _run(look, subprocess.PIPE)
+    if not done.returncode:
+        return done.stdout.strip()
+    if ABSENT in done.stderr:
+        return ""
+    print(done.stderr, end="", file=sys.stderr, flush=True)
+    return UNKNOWN
+
+
 def call(command: list[str], check: bool = True) -> str:
     """What a command printed; with check=False, '' where it failed.
 
     Raises:
       LaunchError: the tool is missing, or it failed.
     """
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, text=True)
-    except FileNotFoundError as error:
-        raise LaunchError(f"{command[0]} is not installed here; --dry_run shows what it would be given") from error
+    done = _run(command, None if check else subprocess.DEVNULL)
     if check and done.returncode:
         raise LaunchError(f"{shlex.join(command)} ended with exit code {done.returncode}")
     if check:
         print(done.stdout, end="", flush=True)
     return "" if done.returncode else done.stdout.strip()
+
+
+def _run(command: list[str], stderr: int | None) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    except FileNotFoundError as error:
+        raise LaunchError(f"{command[0]} is not installed here; --dry_run shows what it would be given") from error
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

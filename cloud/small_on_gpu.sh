@@ -6,11 +6,13 @@
 #   cloud/small_on_gpu.sh                                                # again and again, until it says: all done
 #
 # A call works MINUTES (default 9), saves and ends with exit code 75; the next one goes on where it stopped. Settings by
-# environment: SIZE (small), MINUTES (9), PYTHON (python), EXTRA (flags for every training, to try it out:
-# EXTRA=--config.train.steps=20), COUNT (cases a suite). Training and evaluation need no TensorFlow.
+# environment: SIZE (small), MINUTES (9), PYTHON (python), COUNT (cases a suite), EXTRA (flags for every training, to try
+# it out: EXTRA=--config.train.steps=20), RUNS (folder of the runs: runs, with EXTRA runs_try, so that no trial is taken
+# for the real one). Training and evaluation need no TensorFlow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SIZE=${SIZE:-small} MINUTES=${MINUTES:-9} PYTHON=${PYTHON:-python} EXTRA=${EXTRA:-} COUNT=${COUNT:-64}
+RUNS=${RUNS:-runs${EXTRA:+_try}}
 DEADLINE=$((SECONDS + MINUTES * 60))
 
 run() { # run FILE COMMAND...: unless FILE tells that it is finished; stopped softly when the time is up
@@ -27,30 +29,32 @@ run() { # run FILE COMMAND...: unless FILE tells that it is finished; stopped so
     exit 75
 }
 
-train() { # train NAME EXPERIMENT [FLAGS...]
-    local name=$1 experiment=$2
-    shift 2
+train() { # train NAME EXPERIMENT [NAME of the run to start from]
+    local flags="${3:+--config.init_from=$RUNS/$3_$SIZE} $EXTRA"
     # shellcheck disable=SC2086
-    run "runs/$name/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$experiment" --workdir="runs/$name" "$@" $EXTRA
+    run "$RUNS/$1/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$2" --workdir="$RUNS/$1" $flags
 }
 
 measure() { # measure NAME EXPERIMENT
-    run "runs/$1/eval/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$2" --workdir="runs/$1" \
+    run "$RUNS/$1/eval/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$2" --workdir="$RUNS/$1" \
         --mode=eval --config.eval.count="$COUNT"
 }
 
-for stage in pretrain stage1 stage2 super_res; do
-    train "${stage}_$SIZE" "$stage.py:$SIZE"
-done
+train "pretrain_$SIZE" "pretrain.py:$SIZE"
+train "stage1_$SIZE" "stage1.py:$SIZE" pretrain
+train "stage2_$SIZE" "stage2.py:$SIZE" stage1
+train "super_res_$SIZE" "super_res.py:$SIZE" stage2
 measure "stage2_$SIZE" "stage2.py:$SIZE"
 
 ARMS="full no_stage1 no_instructions only_line only_style_transfer"
 for arm in $ARMS; do # Tables 3 and 4
-    train "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE"
+    before=stage1
+    [ "$arm" = no_stage1 ] && before=pretrain
+    train "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE" "$before"
     measure "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE"
 done
 for start in stage2 stage1; do # Table 2
-    train "edit_from_${start}_$SIZE" "edit.py:$SIZE" --config.init_from="runs/${start}_$SIZE"
+    train "edit_from_${start}_$SIZE" "edit.py:$SIZE" "$start"
     measure "edit_from_${start}_$SIZE" "edit.py:$SIZE"
 done
 
@@ -59,6 +63,6 @@ compare() { # compare OUTPUT RUN...
     shift
     "$PYTHON" -m imagen_jax.evaluation.compare "${@/%/_$SIZE}" --output="$output"
 }
-compare "runs/ablation_$SIZE.md" $(printf 'runs/ablation_%s ' $ARMS)
-compare "runs/edit_$SIZE.md" runs/edit_from_stage2 runs/edit_from_stage1
-echo "all done: runs/stage2_$SIZE/eval/report.html, runs/ablation_$SIZE.md, runs/edit_$SIZE.md"
+compare "$RUNS/ablation_$SIZE.md" $(printf "$RUNS/ablation_%s " $ARMS)
+compare "$RUNS/edit_$SIZE.md" "$RUNS/edit_from_stage2" "$RUNS/edit_from_stage1"
+echo "all done: $RUNS/stage2_$SIZE/eval/report.html, $RUNS/ablation_$SIZE.md, $RUNS/edit_$SIZE.md"

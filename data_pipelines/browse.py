@@ -23,10 +23,10 @@ from data_pipelines import commands
 from data_pipelines.corpus import SPLITS, licences
 from data_pipelines.datasets import Clusters
 from data_pipelines.instruction import Layout, layout_of
-from data_pipelines.loader import Loader, make_loader
+from data_pipelines.loader import SEEDS, Loader, MemoryLoader, make_loader, open_maker
+from data_pipelines.mixture import Mixture
 from data_pipelines.page import Shown, make_page
 from data_pipelines.stored import Records, Stored, is_corpus, open_stored
-from data_pipelines.tasks import TASKS
 from data_pipelines.text import Tokenizer, load_tokenizer
 
 LAYOUT = dict(size=128, text_length=128, reference_text_length=32, max_references=3)  # where nothing else is told
@@ -47,7 +47,7 @@ def browse(arguments: argparse.Namespace, config: ConfigDict | None) -> tuple[st
         return _page(f"{config.name}, {arguments.split or 'train'}", shown, loader.layout, loader.tokenizer)
     layout, tokenizer = _layout(arguments, CORPUS_LAYOUT), load_tokenizer(arguments.tokenizer)
     if is_corpus(arguments.path):
-        loader = _corpus_loader(arguments, layout)
+        loader = _corpus_loader(arguments, layout, tokenizer)
         shown = list(
             _from_loader(
                 loader, 1 << 20, arguments, _source(ConfigDict(dict(loader="memory", corpus=str(arguments.path))))
@@ -144,11 +144,12 @@ def _draw(total: int, count: int, seed: int) -> Iterator[int]:
             yield number
 
 
-def _corpus_loader(arguments: argparse.Namespace, layout: Layout) -> Loader:
-    tasks = [arguments.task] if arguments.task else list(TASKS)
-    mixture = dict.fromkeys(tasks, 1 / len(tasks))
-    data = ConfigDict(dict(loader="memory", corpus=str(arguments.path), mixture=mixture, tokenizer=arguments.tokenizer))
-    return make_loader(data, layout, arguments.split or "train", arguments.seed)
+def _corpus_loader(arguments: argparse.Namespace, layout: Layout, tokenizer: Tokenizer) -> Loader:
+    """--task, or every task that the corpus has pairs for, each as often."""
+    tasks = [arguments.task] if arguments.task else []
+    maker = open_maker(str(arguments.path), arguments.split or "train", layout, tokenizer, tasks)
+    mixture = Mixture(dict.fromkeys(maker.tables, 1 / len(maker.tables)), arguments.seed)
+    return MemoryLoader(maker, arguments.seed, mixture=mixture, tokenizer=tokenizer, layout=layout)
 
 
 def _source(data: ConfigDict) -> str:
@@ -209,8 +210,8 @@ def _check(chosen: argparse.Namespace, rest: list[str]) -> ConfigDict | None:
         raise BrowseError(f"unexpected argument '{unknown[0]}': see --help")
     if (chosen.path is None) == (chosen.config is None):
         raise BrowseError("give either a PATH or --config=FILE; a first look: --config=experiments/stage2.py")
-    if chosen.count < 1 or chosen.seed < 0:
-        raise BrowseError("--count must be 1 or more, and --seed 0 or more")
+    if chosen.count < 1 or not 0 <= chosen.seed < SEEDS:
+        raise BrowseError("--count must be 1 or more, and --seed 0 ... 2^63 - 1")
     if chosen.config is None:
         return None
     if told := [name for name in (*LAYOUT, "tokenizer") if getattr(chosen, name)]:

@@ -157,12 +157,16 @@ class Examiner:
 
 
 class Comparer:
-    """Checks the examples of one data set against each other, all splits of it; some 300 bytes an example."""
+    """Checks the examples of one data set against each other, all splits of it; some 300 bytes an example.
 
-    def __init__(self):
+    `groups` are the named groups of all data sets that are checked together, where they are first met.
+    """
+
+    def __init__(self, groups: dict[int, Stored]):
+        self._groups = groups
         self._keys: dict[int, tuple[Stored, int]] = {}
         self._contents: dict[int, tuple[Stored, int]] = {}
-        self._splits: dict[int, str] = {}  # of groups and of target pictures
+        self._own: dict[int, Stored] = {}  # where target pictures, and groups without a name, are first met
 
     def compare(self, stored: Stored, index: int, facts: Facts) -> Iterator[Problem]:
         """What the example shares with an earlier one and should not."""
@@ -171,15 +175,18 @@ class Comparer:
             yield Problem(where, "duplicate key", f"key '{facts.key}' is taken by {first[0].where(first[1])}")
         if (first := self._contents.setdefault(facts.content, place)) != place:
             yield Problem(where, "duplicate example", f"is {first[0].where(first[1])} again, picture and text")
-        if facts.group:
-            yield from self._hold_apart(stored, where, _hash("group", facts.group), f"group '{facts.group}'")
+        if facts.group:  # where its key stands for it, it is of this data set alone
+            known = self._own if facts.group == facts.key else self._groups
+            yield from _hold_apart(known, stored, where, _hash("group", facts.group), f"group '{facts.group}'")
         for target in set(facts.targets):
-            yield from self._hold_apart(stored, where, target, "the very picture that is to be drawn")
+            yield from _hold_apart(self._own, stored, where, target, "the very picture that is to be drawn")
 
-    def _hold_apart(self, stored: Stored, where: str, what: int, name: str) -> Iterator[Problem]:
-        first = self._splits.setdefault(what, stored.split)
-        if first != stored.split:
-            yield Problem(where, "leak", f"{name} is in split {first} and in {stored.split}")
+
+def _hold_apart(known: dict[int, Stored], stored: Stored, where: str, what: int, name: str) -> Iterator[Problem]:
+    first = known.setdefault(what, stored)
+    if first.split != stored.split:
+        other = "" if first.name == stored.name else f" of {first.name}"
+        yield Problem(where, "leak", f"{name} is in split {first.split}{other} and in {stored.split}")
 
 
 def _check_alignment(example: Example, pictures: Sequence[np.ndarray]) -> list[tuple[str, str]]:

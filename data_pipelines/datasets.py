@@ -91,18 +91,22 @@ class Examples(DataSet):
 class Clusters(DataSet):
     """Records that hold a cluster each, every member of it the target of one example."""
 
+    @property
+    def _members(self) -> int:
+        return self.reader.manifest.get("members", clusters.MEMBERS)
+
     def __len__(self) -> int:
-        return clusters.MEMBERS * len(self.reader)
+        return self._members * len(self.reader)
 
     def example(self, number: int, epoch: int) -> Example:
-        record, target = divmod(number, clusters.MEMBERS)
+        record, target = divmod(number, self._members)
         cluster = clusters.decode(self.reader.read(record))
-        if len(cluster.members) != clusters.MEMBERS:
-            raise RecordError(f"the cluster has {len(cluster.members)} members, not {clusters.MEMBERS}")
+        if len(cluster.members) != self._members:
+            raise RecordError(f"the cluster has {len(cluster.members)} members, not {self._members}")
         rng = np.random.default_rng((self._seed, epoch, number))
         first = int(rng.integers(templates.count("neighbors")))
         count = min(clusters.NEIGHBORS, self._layout.max_references)
-        chosen = clusters.choose(clusters.MEMBERS, target, count, rng)
+        chosen = clusters.choose(self._members, target, count, rng)
         pictures = [self._picture(cluster.members[i].image) for i in (target, *chosen)]
         clusters.check_distinct(cluster, target, chosen, pictures, self.reader.manifest["threshold"])
         texts = [self._reference_text(f"[ref#{k}]", cluster.members[i].text) for k, i in enumerate(chosen, start=1)]
@@ -111,7 +115,7 @@ class Clusters(DataSet):
         return word_short("neighbors", draft, first, partial(self._fits, self._layout.text_length))[0]
 
     def where(self, number: int) -> str:
-        return self.reader.where(number // clusters.MEMBERS)
+        return self.reader.where(number // self._members)
 
     def _reference_text(self, marker: str, text: str) -> str:
         return shorten(text, lambda cut: self._fits(self._layout.reference_text_length, f"{marker} {cut}"))
@@ -140,7 +144,7 @@ def open_datasets(
             missing[name] = f"{name}: {command(name, root)}"
         elif not (root / name / split).is_dir():
             missing[name] = f"{name}: has no split '{split}' in {root / name}"
-        elif not len(reader := RecordReader(root / name / split, split)):
+        elif not len(reader := _open_split(root / name, split)):
             missing[name] = f"{name}: split '{split}' in {root / name} is empty"
         else:
             readers[name] = reader
@@ -150,6 +154,15 @@ def open_datasets(
     kinds = {"examples": Examples, "clusters": Clusters}
     opened = [kinds[reader.kind](name, reader, layout, tokenizer, seed) for name, reader in readers.items()]
     return Mixture(mixture, seed), opened
+
+
+def _open_split(folder: Path, split: str) -> RecordReader:
+    """The split of a data set; where that is an empty 'test', as MagicBrush's is, 'validation' stands for it."""
+    reader = RecordReader(folder / split, split)
+    if split != "test" or len(reader) or not (folder / "validation").is_dir():
+        return reader
+    _log.warning("%s: split 'test' is empty: 'validation' stands for it", folder)
+    return RecordReader(folder / "validation", "validation")
 
 
 def _check_features(readers: Mapping[str, RecordReader], width: int) -> None:

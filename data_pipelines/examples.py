@@ -5,13 +5,14 @@ the task's phrasings. Random numbers decide everything about an example, and not
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from data_pipelines import conditions, templates
 from data_pipelines.corpus import Corpus
-from data_pipelines.pairs import HELD_OUT_STYLE, STYLES, Pairs, Table
+from data_pipelines.pairs import HELD_OUT_STYLE, STYLES, Pairs, Table, target_of
 from data_pipelines.retrieval.neighbors import Neighbors
 from data_pipelines.tasks import TASKS
 from data_pipelines.transforms import (
@@ -95,7 +96,8 @@ class ExampleMaker:
     def make(self, task: str, rng: np.random.Generator) -> Example:
         """One example; the random numbers decide everything about it."""
         row = self.tables[task].draw(rng.random())
-        return self.phrase(task, TASKS[task].draft(self, row, rng), rng)
+        example = self.phrase(task, TASKS[task].draft(self, row, rng), rng)
+        return replace(example, subject=self.corpus.pictures[target_of(row)].root)
 
     def phrase(self, task: str, draft: Draft, rng: np.random.Generator) -> Example:
         """The draft in one of the task's phrasings. Raises TaskError for a text that no phrasing makes short enough."""

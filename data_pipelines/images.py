@@ -9,13 +9,22 @@ import os
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 try:  # the fastest way to the pixels of a JPEG, and the very pixels that Pillow gives
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
+_TURNS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ENCODINGS = ("auto", "jpeg", "png")
 _DRAWING = 1 / 8  # a picture of fewer distinct colours a pixel is a drawing or a map: small and sharp as PNG
 
@@ -40,7 +49,7 @@ def read_image(file: str | os.PathLike | bytes | memoryview, at_least: int = 0) 
             if at_least:
                 image.draft("RGB", tuple(side // _jpeg_scale(image.size, at_least) for side in image.size))
             image.load()
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.array(_to_rgb(_upright(image)))
     except FileNotFoundError:
         raise ImageError("no such image file; check the path, which is relative to the JSON file") from None
     except UnidentifiedImageError:
@@ -51,7 +60,7 @@ def read_image(file: str | os.PathLike | bytes | memoryview, at_least: int = 0) 
         raise
     except (IsADirectoryError, PermissionError) as error:
         raise ImageError(f"cannot be read ({error.strerror}); give a readable image file") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
+    except (OSError, SyntaxError, TypeError, ValueError, EOFError) as error:  # Pillow's, for broken files
         raise ImageError(
             f"the image file is broken or cut off ({' '.join(str(error).split())}); save it again"
         ) from None
@@ -108,6 +117,15 @@ def _is_drawing(image: np.ndarray) -> bool:
     part = image[::2, ::2].astype(np.uint32)
     colours = np.unique(part[..., 0] << 16 | part[..., 1] << 8 | part[..., 2]).size
     return colours < _DRAWING * part.shape[0] * part.shape[1]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF turns it; no more of EXIF is read, for in files from the web much is malformed."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # whatever Pillow's parser stumbles on: then nobody knows how the picture stands
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

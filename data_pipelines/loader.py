@@ -132,16 +132,25 @@ def make_loader(
         return _open_records(data, split, seed, **common)
     if not 0 <= chosen["told_styles"] <= 1:
         raise LoaderError(f"data.told_styles={chosen['told_styles']} is no share: choose one from 0 to 1")
-    corpus = _select(load_corpus(data.corpus, layout.image_size), split)
-    maker = ExampleMaker(
-        corpus,
-        mixture.tasks,
-        max_references=layout.max_references,
-        fits=lambda text: len(common["tokenizer"].encode(text)) <= layout.text_length,
-        where=f"split '{split}' of the corpus '{data.corpus}'",
-        **chosen | dict(augment=chosen["augment"] and split == "train"),
-    )
+    maker = open_maker(data.corpus, split, layout, common["tokenizer"], mixture.tasks, **chosen)
     return MemoryLoader(maker, seed, **common)
+
+
+def open_maker(
+    corpus: str, split: str, layout: Layout, tokenizer: Tokenizer, tasks: Sequence[str] = (), augment: bool = True,
+    **options,
+) -> ExampleMaker:  # fmt: skip
+    """The maker of examples of `tasks`, or of all that a split of a corpus has pairs for. Raises as make_loader."""
+    pictures = _select(load_corpus(corpus, layout.image_size), split)
+    where = f"split '{split}' of the corpus '{corpus}'"
+    options |= dict(max_references=layout.max_references, augment=augment and split == "train", where=where)
+    options |= dict(fits=lambda text: len(tokenizer.encode(text)) <= layout.text_length)
+    if not tasks:
+        every = ExampleMaker(pictures, (), **options)
+        tasks = [name for name, task in TASKS.items() if len(task.table(every))]
+    if not tasks:
+        raise LoaderError(f"{where} has no pair for any task: choose another")
+    return ExampleMaker(pictures, tasks, **options)
 
 
 def _open_records(*arguments, **common) -> Loader:

@@ -19,7 +19,10 @@ _LOOSE_END = " .,;:-(&/"
 
 def plain(text: str) -> str:
     """`text` on one line, with nothing in it that reads like a marker: 'Ref #12' becomes 'Ref 12'."""
-    return _NUMBER.sub(r"\1 ", _BRACKET.sub(r"\1", " ".join(text.split())))
+    before = None
+    while text != before:  # what is left of '[[ref#1]]' reads like a marker again
+        before, text = text, " ".join(_NUMBER.sub(r"\1 ", _BRACKET.sub(r"\1", text)).split())
+    return text
 
 
 def shorten(text: str, fits: Callable[[str], bool]) -> str:

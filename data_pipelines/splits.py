@@ -6,6 +6,7 @@ groups in this one way, so a group lies in the same split in all of them.
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 
 from data_pipelines.corpus import SPLITS
 from data_pipelines.sources.item import Item, SourceError
@@ -16,11 +17,18 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
+def deal(group: str, shares: Sequence[float]) -> str:
+    """The split of a group by its name alone: the same in every data set that names it, of either stage."""
+    ends = list(itertools.accumulate(shares))
+    place = stable_hash(group) / 2**64 * ends[-1]
+    return next((name for name, end in zip(SPLITS, ends, strict=True) if place < end), SPLITS[-1])
+
+
 class Splitter:
     """Deals items to splits so that no group is in two."""
 
     def __init__(self, shares: tuple[float, float, float]):
-        self._ends = list(itertools.accumulate(shares))
+        self._shares = shares
         self._keys: set[int] = set()
         self._groups: dict[int, str] = {}  # of named groups: what they were dealt
 
@@ -32,9 +40,9 @@ class Splitter:
 
     def split(self, item: Item) -> str:
         """The item's own split, or that of its group. Raises SourceError for a group in two."""
-        group = stable_hash(item.group or item.key)
+        group = stable_hash(item.group)
         known = self._groups.get(group)
-        split = item.split or known or self._deal(group)
+        split = item.split or known or deal(item.group or item.key, self._shares)
         if split not in SPLITS:
             raise SourceError(f"{item.key}: split '{split}' is none of {', '.join(SPLITS)}")
         if known not in (None, split):
@@ -45,8 +53,3 @@ class Splitter:
         if item.group:
             self._groups[group] = split
         return split
-
-    def _deal(self, group: int) -> str:
-        """By the group's name alone: the same in every data set that names it."""
-        place = group / 2**64 * self._ends[-1]
-        return next((name for name, end in zip(SPLITS, self._ends, strict=True) if place < end), SPLITS[-1])

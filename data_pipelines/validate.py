@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from data_pipelines import records
 from data_pipelines.checks import LENGTHS, Comparer, Examiner, Facts, Problem
-from data_pipelines.corpus import FIXTURE, load_corpus
+from data_pipelines.corpus import FIXTURE, SPLITS, Corpus, load_corpus
+from data_pipelines.pairs import STYLES
 from data_pipelines.records import RecordError
+from data_pipelines.sources.duplicates import THUMBNAIL, duplicated
 from data_pipelines.stored import Records, Stored, is_corpus, open_stored, split_folders
 from data_pipelines.text import load_tokenizer
 
 CHUNK = 256  # examples in work at a time
-CORPUS_SIZE = 32  # pixels at which drawings of a corpus are compared
 
 
 @dataclass
@@ -82,12 +83,13 @@ def validate(path: Path, arguments: argparse.Namespace) -> Report:
         return report
     tokenizer = load_tokenizer(arguments.tokenizer)
     comparers: dict[str, Comparer] = {}
+    groups: dict[int, Stored] = {}
     for stored in _open_all(path, report):
         report.examples += len(stored)
         if isinstance(stored, Records):
             _check_shards(stored, report)
         examiner = Examiner(stored, arguments, tokenizer)
-        comparer = comparers.setdefault(stored.name, Comparer())
+        comparer = comparers.setdefault(stored.name, Comparer(groups))
         for index, (facts, problems) in enumerate(_examine_all(stored, examiner.examine)):
             if facts:
                 report.count(facts)
@@ -137,9 +139,13 @@ def _examine_all(stored: Stored, examine: Callable) -> Iterator[tuple[Facts | No
 
 def _check_corpus(path: Path, report: Report) -> None:
     """Its files are checked as it is loaded; then, that root subjects and drawings lie in one split."""
-    corpus = load_corpus(path, CORPUS_SIZE)
+    corpus = load_corpus(path, THUMBNAIL)
     report.examples = len(corpus.pictures)
     index = (FIXTURE if str(path) == "fixture" else path) / "index.tsv"
+    for i in _drawn_before(corpus):
+        picture = corpus.pictures[i]
+        what = f"its drawing in {picture.style}, of split {picture.split}, nearly equals one of an earlier split"
+        report.add(Problem(f"{index}: {picture.subject}", "near-duplicate", what))
     splits: dict[str, str] = {}
     for picture in corpus.pictures:
         report.styles[picture.style] += 1
@@ -149,6 +155,13 @@ def _check_corpus(path: Path, report: Report) -> None:
         if first != picture.split:
             what = f"root {picture.root} is in split {first} and in {picture.split}"
             report.add(Problem(f"{index}: {picture.subject}", "leak", what))
+
+
+def _drawn_before(corpus: Corpus) -> list[int]:
+    """Places of the drawings that nearly equal one of an earlier split; depth maps are no drawings."""
+    drawn = np.array([i for i, picture in enumerate(corpus.pictures) if not STYLES[picture.style].depth])
+    ranks = np.array([SPLITS.index(corpus.pictures[i].split) for i in drawn])
+    return drawn[duplicated(corpus.images[drawn], ranks)].tolist()
 
 
 def _by_count(item: tuple) -> tuple:

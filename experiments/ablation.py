@@ -3,8 +3,9 @@
     python -m imagen_jax.main --config=experiments/ablation.py:ARM[,laptop|small|paper]
 
 Arms: full (stage 2 as it is); no_stage1 (starts from runs/pretrain); no_instructions (captions alone: no word says
-what to do or what a reference is); only_TASK (a single-task model, e.g. only_line). Bare is tiny. The runs are
-runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their evaluations side by side.
+what to do or what a reference is; not for paper, whose data sets have their words); only_TASK (a single-task model,
+e.g. only_line). Bare is tiny. The runs are runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their
+evaluations side by side.
 """
 
 from experiments import common, stage2
@@ -23,6 +24,8 @@ def get_config(arguments: str = "full"):
     if arm == "no_stage1":
         common.follow(config, "pretrain", size)
     elif arm == "no_instructions":
+        if config.data.loader == "records":
+            raise ValueError(f"experiments/ablation.py:{arguments}: its data sets have their words; use another arm")
         config.data.instructions = False
     elif arm != task and task in config.data.mixture:
         config.data.mixture = {task: 1.0}

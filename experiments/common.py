@@ -197,7 +197,7 @@ def defaults(name: str) -> ConfigDict:
             decay_share=0.0,  # [I] of train.steps, the last ones, over which the rate falls evenly to 0
             beta1=0.9,  # [P]
             beta2=0.999,  # [P]
-            eps=1e-30,
+            eps=0.0,  # 0: the rule's own, 1e-8 of adam, 1e-30 of the others
             clip_norm=1.0,  # [I] global gradient norm; 0 is off
             ema_decay=0.9999,  # [P]
         )
@@ -268,7 +268,9 @@ def sampler(steps: int, guidance: str, guidance_weight: float) -> ConfigDict:
         dict(
             method="ddpm",  # [P]; or 'ddim', 'dpm_solver_2m', 'heun'
             steps=steps,
-            guidance=guidance,  # 'none', 'constant', 'oscillating', 'interval', 'text_and_context', 'interleaved'
+            # 'none', 'constant', 'oscillating', 'interval', 'text_and_context'; or 'interleaved', whose text steps drop
+            # the text and keep the references, as training never does.
+            guidance=guidance,
             guidance_weight=guidance_weight,
             context_guidance_weight=1.0,  # for 'text_and_context' and 'interleaved'
             guidance_interval=(-5.0, 5.0),  # log-SNR, for 'interval'

@@ -2,8 +2,9 @@
 
     python -m imagen_jax.main --config=experiments/super_res.py[:laptop|:small|:paper]
 
-Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. It takes over the text encoder of the stage-2 run; the UNet
-is new. `:laptop`, started from the release, is measured in README.md; the others are not.
+Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. The UNet is new. The text encoder is that of the stage-2
+run, but for `:paper`, where it is frozen T5. `:laptop`, started from the release, is measured in README.md; the others
+are not.
 """
 
 from experiments import common
@@ -13,7 +14,8 @@ STEPS = {"tiny": 400, "laptop": 1_000, "small": 1_000, "paper": 2_500_000}  # [P
 
 def get_config(size: str = "tiny"):
     config = common.get_config("super_res", size, common.SUPER_RES)
-    common.follow(config, "stage2", size)
+    if not config.text_encoder.frozen:
+        common.follow(config, "stage2", size)
     config.init_parts = ("text_encoder",)
     config.data.mixture.update({"captions" if size == "paper" else "text_to_image": 1.0})
     config.data.max_references = 0

@@ -35,6 +35,15 @@ def check_fit(base: Run, super_res: Run | None) -> None:
         )
 
 
+def check_sampler(sample: ConfigDict, name: str = "config.sample") -> None:
+    """Raises ValueError where nothing can be drawn as `sample`, the part `name` of the config, says.
+
+    Drawing would say the same, but only after the work before it.
+    """
+    guidance.from_config(None, sample, name)  # it composes functions, and calls none
+    samplers.solver(sample.method, sample.steps, name)
+
+
 def generate(base: Run, super_res: Run | None, sample: ConfigDict, text: Text, context: Context, keys: Array) -> dict:
     """Pictures for B packed instructions.
 

@@ -218,6 +218,7 @@ def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple[Any
 def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
     """Whatever goes wrong inside becomes one CheckpointError of one line."""
     hook, sys.unraisablehook = sys.unraisablehook, _skip_late_reads
+    logging.getLogger("asyncio").addFilter(_is_no_read)
     try:
         yield
     except Exception as error:
@@ -225,6 +226,11 @@ def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
         path = manager.directory / str(step)
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); {MEND}") from error
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").removeFilter(_is_no_read)
+
+
+def _is_no_read(record: logging.LogRecord) -> bool:
+    return "never retrieved" not in record.getMessage()  # of reads that failed together with the first
 
 
 def _skip_late_reads(args: Any) -> None:

@@ -26,12 +26,10 @@ def export(workdir: Path, output: Path, dtype: str = "bfloat16") -> str:
     Raises:
       RunError, CheckpointError, ReleaseError: one line, with the mend.
     """
-    run = runs.open_run(workdir, partition.make_mesh(dict(data=1, fsdp=-1, tensor=1)))
-    frozen = {"text_encoder"} if run.config.text_encoder.frozen else set()
-    params = {name: tree for name, tree in run.params.items() if name not in frozen}
+    run = runs.open_trained(workdir, partition.make_mesh(dict(data=1, fsdp=-1, tensor=1)))
     about = {"config": config_json(run.config), "next_example": run.step * run.config.train.batch_size}
-    size = release.write_release(output, params, about, dtype)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    size = release.write_release(output, run.params, about, dtype)
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
     told = f"{output}: {count / 1e6:.1f}M parameters in {dtype}, {size / 1e6:.1f} MB"
     return told if (output / MODEL_CARD).exists() else f"{told}\nwrite its {MODEL_CARD}: data, licences, limits"
 

@@ -98,8 +98,8 @@ def static_threshold(denoise: StepDenoiser) -> StepDenoiser:
     return lambda *args: jnp.clip(denoise(*args), -1.0, 1.0)
 
 
-def from_config(denoiser: Denoiser, sample: Any) -> StepDenoiser:
-    """The StepDenoiser that the `sample` part of a config describes.
+def from_config(denoiser: Denoiser, sample: Any, name: str = "sample") -> StepDenoiser:
+    """The StepDenoiser that the `sample` part of a config describes, or another part called `name`.
 
     Reads guidance, guidance_weight, context_guidance_weight, guidance_interval, reference_probability, threshold and
     threshold_percentile. Raises ValueError for an unknown guidance or threshold.
@@ -120,8 +120,8 @@ def from_config(denoiser: Denoiser, sample: Any) -> StepDenoiser:
         "static": static_threshold,
         "dynamic": lambda denoise: dynamic_threshold(denoise, sample.threshold_percentile),
     }
-    denoise = choose("sample.guidance", sample.guidance, guidances)()
-    return choose("sample.threshold", sample.threshold, thresholds)(denoise)
+    denoise = choose(f"{name}.guidance", sample.guidance, guidances)()
+    return choose(f"{name}.threshold", sample.threshold, thresholds)(denoise)
 
 
 def _evaluate(denoiser: Denoiser, z: Array, logsnr: Array, *conds: Cond) -> list[Array]:

@@ -34,7 +34,9 @@ _MODE = flags.DEFINE_enum(
 )
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
 COMPILED = ".compiled"  # beside the workdir
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of --mode=sample; training has config.seed.", lower_bound=0)
+_SEED = flags.DEFINE_integer(  # the upper bound is pipeline.MAX_SEED, which would load jax here
+    "seed", 0, "Seed of --mode=sample; training has config.seed.", lower_bound=0, upper_bound=2**32 - 1
+)
 
 
 def main(argv: Sequence[str]) -> None:

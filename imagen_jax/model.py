@@ -30,6 +30,11 @@ class Model:
     lowres_size: int  # 0: no low-resolution input
     lowres_gap: float = 0.0  # > 0: the network corrects the estimate around its enlarged input, which errs so much
 
+    def __post_init__(self):
+        least = 2 ** len(self.unet.config.channels)
+        if self.image_size < 1 or self.image_size % least:
+            raise ValueError(f"model.image_size={self.image_size} must be a multiple of {least}: each level halves it")
+
 
 def make_model(config) -> Model:
     """Model from a whole config (experiments/common.py)."""

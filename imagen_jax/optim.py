@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from imagen_jax.muon import scale_by_muon
 
-NAMES = ("adafactor", "adam", "muon")
+EPS = {"adafactor": 1e-30, "adam": 1e-8, "muon": 1e-30}
 UPDATE_RMS = 1.0  # Adafactor's clipping of each array's update
 MUON = r"(^|/)kernel$"  # the parameters that are matrices, but for
 NOT_MUON = r"^unet/out/"  # the layer that writes the output: the usual rule
@@ -31,21 +31,22 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
 
     Args:
       config: `optim` of the experiment: name, learning_rate, warmup_steps (0: none), decay_share (0: none), beta1,
-        beta2, eps (Adafactor: added to the squared gradient, 1e-30; Adam: added to the root, 1e-8), clip_norm (global
-        gradient norm, 0: off).
+        beta2, eps (0: the rule's own; Adafactor adds it to the squared gradient, 1e-30, Adam to the root, 1e-8),
+        clip_norm (global gradient norm, 0: off).
       steps: updates of the whole run.
 
     Raises:
       OptimError: an unknown name, or a decay_share that is none.
     """
-    if config.name not in NAMES:
-        raise OptimError(f"optim.name={config.name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if config.name not in EPS:
+        raise OptimError(f"optim.name={config.name!r} is unknown; choose one of {', '.join(EPS)}")
     if not 0 <= config.decay_share <= 1:
         raise OptimError(f"optim.decay_share={config.decay_share} is no share of the steps: choose one from 0 to 1")
     scale = {"adafactor": _scale_by_adafactor, "adam": optax.scale_by_adam, "muon": _scale_by_muon}[config.name]
+    eps = config.eps or EPS[config.name]
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        scale(config.beta1, config.beta2, config.eps),
+        scale(config.beta1, config.beta2, eps),
         optax.scale_by_learning_rate(lambda step: learning_rate(config, step, steps)),
     )
 

@@ -23,6 +23,7 @@ from imagen_jax import cascade, grid, partition, release, runs, samplers
 from imagen_jax.runs import Run, RunError
 from imagen_jax.types import Context, Text
 
+MAX_SEED = 2**32 - 1  # a key takes 32 bits of a seed: those above would repeat others
 _tokenizer = functools.cache(load_tokenizer)
 
 
@@ -37,15 +38,17 @@ class Pipeline(NamedTuple):
 def open_pipeline(config: ConfigDict, workdir: str | Path, *to_draw: Instruction) -> Pipeline:
     """The model of config.sample.run, or else of `workdir` ('released': the package's), sampled as config.sample says.
 
+    Files outside the run that have moved, a frozen text encoder's and the tokenizer, are named by the config too.
     Instructions that are known already are checked before the second model is read.
 
     Raises:
-      RunError, CheckpointError, ReleaseError, InstructionError, CascadeError: one line, with the mend.
+      RunError, CheckpointError, ReleaseError, InstructionError, CascadeError, ValueError: one line, with the mend.
     """
     if config.sample.count < 1:
         raise RunError(f"config.sample.count={config.sample.count} must be at least 1")
+    cascade.check_sampler(config.sample)
     mesh = partition.make_mesh(config.mesh)
-    base = runs.open_run(config.sample.run or workdir, mesh)
+    base = runs.open_run(config.sample.run or workdir, mesh, config)
     for instruction in to_draw:
         _pack(base, instruction)
     super_res = open_super_res(config, workdir, mesh)
@@ -60,8 +63,11 @@ def draw(pipeline: Pipeline, instruction: Instruction, seed: int = 0, count: int
       {"base": [count, S, S, 3]} and, with super-resolution, {"super_res": [count, S', S', 3]}; uint8.
 
     Raises:
+      RunError: a seed out of bounds.
       InstructionError: one line that says what is wrong with the instruction, or what this model cannot take.
     """
+    if not 0 <= seed <= MAX_SEED:
+        raise RunError(f"seed {seed}: must be from 0 to {MAX_SEED}")
     text, context = jax.tree.map(lambda x: np.stack([x] * count), _pack(pipeline.base, instruction))
     keys = samplers.sample_keys(jax.random.key(seed), jnp.arange(count))
     pictures = cascade.generate(*pipeline, text, context, keys)
@@ -83,7 +89,8 @@ def open_super_res(config: ConfigDict, workdir: str | Path, mesh: Mesh) -> Run |
         return None
     path = _super_res_beside(config, workdir) if given == "auto" else Path(given)
     if runs.has_run(path):
-        return runs.open_run(path, mesh)
+        cascade.check_sampler(config.sample.super_res, "config.sample.super_res")
+        return runs.open_run(path, mesh, config)
     if given != "auto":
         raise RunError(f"config.sample.super_res.workdir: no trained model in {path}; train experiments/super_res.py")
     logging.info("no super-resolution run in %s: base pictures only (train experiments/super_res.py for more)", path)

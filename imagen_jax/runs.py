@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imagen_jax import checkpoint, growth, partition, pretrained, release, schedules, t5x
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
+
+MOVABLE = (("text_encoder", "weights"), ("data", "tokenizer"))  # keys that name files outside the workdir
 
 
 class Run(NamedTuple):
@@ -30,18 +33,27 @@ class RunError(ValueError):
     """A workdir that does not hold what was asked of it."""
 
 
-def open_run(workdir: str | Path, mesh: Mesh) -> Run:
+def open_run(workdir: str | Path, mesh: Mesh, given: ConfigDict | None = None) -> Run:
     """The newest checkpoint of a workdir, or a release ('released': the one in this package).
+
+    given: a config whose text_encoder.weights and data.tokenizer, where set, replace the run's own: files move.
 
     Raises:
       RunError, CheckpointError, ReleaseError: there is none to read.
     """
+    run = open_trained(workdir, mesh)
+    for part, key in MOVABLE if given else ():
+        run.config[part][key] = given[part][key] or run.config[part][key]
+    return run._replace(params=run.params | load_frozen(run.config, mesh))
+
+
+def open_trained(workdir: str | Path, mesh: Mesh) -> Run:
+    """As `open_run`, with the parameters that were trained alone: a frozen text encoder is left out."""
     if not has_run(workdir):
         raise RunError(f"{workdir}: no trained model there; train it first, or name its folder with --workdir")
     params, extra = _restore_ema(workdir, mesh, None)
     config = ConfigDict(extra["config"], convert_dict=True)
-    step = extra["next_example"] // config.train.batch_size
-    return Run(config, model_lib.make_model(config), params | load_frozen(config, mesh), step)
+    return Run(config, model_lib.make_model(config), params, extra["next_example"] // config.train.batch_size)
 
 
 def has_run(workdir: str | Path) -> bool:
@@ -119,7 +131,7 @@ def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:
     """The frozen part of the parameters: {}, or {"text_encoder": ...} from text_encoder.weights.
 
     Raises:
-      RunError: the text encoder is frozen but no weights are named.
+      RunError: the text encoder is frozen but no weights are named, or a run that holds no such encoder.
     """
     if not config.text_encoder.frozen:
         return {}
@@ -129,13 +141,28 @@ def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:
             "config.text_encoder.frozen=True needs config.text_encoder.weights: a Hugging Face T5 folder, a T5X "
             "checkpoint or the workdir of a run; or set --config.text_encoder.frozen=False to train one from scratch"
         )
-    if has_run(weights):
-        return {"text_encoder": _restore_ema(weights, mesh, config.sharding)[0]["text_encoder"]}
     model = model_lib.make_model(config)
     abstract = jax.eval_shape(functools.partial(model_lib.init, model), jax.random.key(0))["text_encoder"]
+    if has_run(weights):
+        return {"text_encoder": _encoder_of_run(weights, abstract, mesh, config.sharding)}
     placed = partition.shardings(abstract, mesh, config.sharding)
     load = t5x.load if t5x.is_checkpoint(weights) else pretrained.load_t5
     return {"text_encoder": load(weights, abstract, placed)}
+
+
+def _encoder_of_run(workdir: str, abstract: dict, mesh: Mesh, table: partition.Table) -> dict:
+    """The text encoder that was trained in a run. Raises RunError unless it is as large as the abstract one."""
+    params, about = _restore_ema(workdir, mesh, table)
+    told = f"config.text_encoder.weights={workdir}"
+    if "text_encoder" not in params:
+        own = about["config"]["text_encoder"]["weights"]
+        raise RunError(f"{told}: that run's text encoder was frozen and is not in it; name its own weights, {own}")
+    trees = params["text_encoder"], abstract
+    there, here = ({name: x.shape for name, x in flatten_dict(tree, sep="/").items()} for tree in trees)
+    for name in sorted(there | here):
+        if (found := there.get(name, "absent")) != (wanted := here.get(name, "absent")):
+            raise RunError(f"{told}: {name} is {found} there and {wanted} here; set text_encoder to that run's sizes")
+    return params["text_encoder"]
 
 
 def _restore_ema(workdir: str | Path, mesh: Mesh, table: partition.Table | None) -> tuple[dict, dict]:

@@ -21,7 +21,7 @@ def sample(config: ConfigDict, workdir: Path, instruction_file: Path, seed: int)
     """Draw config.sample.count pictures for one instruction with the run in `workdir`.
 
     The model is that of `config.sample.run` or else of `workdir`, as trained; how it is sampled is `config.sample`.
-    Writes workdir/samples/NAME_seedS_I.png, and with super-resolution the base picture beside it; returns the paths.
+    Writes workdir/samples/NAME_seedS_I_base_Npx.png, and ..._super_res_Npx.png where it is enlarged; returns the paths.
 
     Raises:
       InstructionError, RunError, CheckpointError, CascadeError: one line, with the mend.
@@ -46,9 +46,10 @@ def sample_held_out(config: ConfigDict, workdir: Path, seed: int) -> Path:
       RunError, CheckpointError, LoaderError: one line, with the mend.
     """
     mesh = partition.make_mesh(config.mesh)
-    run = runs.open_run(config.sample.run or workdir, mesh)
+    run = runs.open_run(config.sample.run or workdir, mesh, config)
     super_res = None if run.model.lowres_size else open_super_res(config, workdir, mesh)
-    loader = make_loader(config.data, layout_of(run.config), "test", seed)
+    data = ConfigDict(config.data.to_dict() | {"tokenizer": run.config.data.tokenizer})
+    loader = make_loader(data, layout_of(run.config), "test", seed)
     drawn_as = ConfigDict(run.config.to_dict() | {"sample": config.sample.to_dict()})
     rows = training_report.sample_rows(run._replace(config=drawn_as), loader)
     if super_res is not None:

@@ -72,6 +72,16 @@ def heun(step: Step) -> Array:
 METHODS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_2m": dpm_solver_2m, "heun": heun}
 
 
+def solver(method: str | Callable[[Step], Array], steps: int, name: str = "sample") -> Callable[[Step], Array]:
+    """The step function that `method` names, or is; ValueError where it is unknown, or for no step at all.
+
+    name: what the error calls the part of the config that both are of.
+    """
+    if steps < 1:
+        raise ValueError(f"{name}.steps is {steps}: at least 1 is needed")
+    return method if callable(method) else choose(f"{name}.method", method, METHODS)
+
+
 def sample(
     denoiser: StepDenoiser,
     keys: Array,
@@ -90,9 +100,7 @@ def sample(
     The last evaluation, at t = 1 / steps, is the picture: its x0, with no noise added back. Jit it as a whole.
     Raises ValueError for an unknown method or no step at all.
     """
-    if steps < 1:
-        raise ValueError(f"sample.steps is {steps}: at least 1 is needed")
-    take_step = method if callable(method) else choose("sample.method", method, METHODS)
+    take_step = solver(method, steps)
     batch = keys.shape[0]
     if z is None:
         z = sample_noise(keys, 0, shape)

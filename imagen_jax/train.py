@@ -24,15 +24,11 @@ from imagen_jax.evaluation import super_res_report, training_report
 from imagen_jax.model import Model
 from imagen_jax.optim import learning_rate, make_optimizer
 from imagen_jax.preemption import Stopped, StopSignals
+from imagen_jax.train_check import TrainError, check
 from imagen_jax.train_step import Objective, TrainState, init_state, train_step
 from imagen_jax.workdir import write_json
 
-PRECISIONS = ("", "bfloat16", "tensorfloat32", "float32")
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # the buckets that the loss is logged by
-
-
-class TrainError(ValueError):
-    """A config that cannot be trained."""
 
 
 class Trainer(NamedTuple):
@@ -70,44 +66,12 @@ def _train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
     try:
         state, window = start(trainer)
+        write_json(workdir / "config.json", config_json(config))
         with StopSignals() as signals:
             state = loop(trainer, state, window, signals)
     finally:
         checkpointer.close()
     return finish(trainer, state)
-
-
-def check(config: ConfigDict, workdir: Path) -> None:
-    """Raises TrainError or RunError for settings that would fail, or mislead, only later: nothing is written yet."""
-    if not runs.has_run(workdir):
-        runs.init_source(config, workdir)
-    for key in ("log_every", "checkpoint_every", "keep_checkpoints"):
-        if config.train[key] < 1:
-            raise TrainError(f"config.train.{key}={config.train[key]} must be at least 1")
-    if config.train.keep_every % config.train.checkpoint_every:
-        raise TrainError(
-            f"config.train.keep_every={config.train.keep_every} must be a multiple of "
-            f"config.train.checkpoint_every={config.train.checkpoint_every}, or 0"
-        )
-    if config.train.matmul_precision not in PRECISIONS:
-        raise TrainError(
-            f"config.train.matmul_precision={config.train.matmul_precision!r} is unknown; use one of "
-            f"{', '.join(filter(None, PRECISIONS))}, or nothing for JAX's default"
-        )
-    if not 0 < config.train.max_aug_level <= 1:
-        raise TrainError(f"config.train.max_aug_level={config.train.max_aug_level} must be above 0 and at most 1")
-    gap = config.model.lowres_gap
-    if gap < 0 or (gap and not config.model.lowres_size):
-        raise TrainError(f"config.model.lowres_gap={gap} must be 0, or above it where config.model.lowres_size is")
-    size, parts = config.train.batch_size, config.train.accumulate
-    if parts < 1 or size % parts:
-        raise TrainError(f"config.train.batch_size={size} does not divide by config.train.accumulate={parts}")
-    encoder = config.text_encoder
-    if encoder.precomputed and not (encoder.frozen and encoder.weights and config.data.loader == "records"):
-        raise TrainError(
-            "config.text_encoder.precomputed=True needs data.loader='records', text_encoder.frozen=True, and "
-            "text_encoder.weights: training does not read them, sampling encodes new words with them"
-        )
 
 
 def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
@@ -124,13 +88,23 @@ def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
         source = runs.init_source(config, trainer.workdir)
         params, told = runs.take_over(config, fresh(), source, mesh)
         logging.info("%s", told)
-        write_json(trainer.workdir / "config.json", config_json(config))
         return jax.jit(init, out_shardings=placed)(params), metrics.Accumulator()
     state, extra = trainer.checkpointer.restore(
         jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed)
     )
+    _check_position(trainer, int(state.step), extra["next_example"])
     logging.info("%s: resuming after step %d, at example %d", trainer.workdir, state.step, extra["next_example"])
     return state, metrics.Accumulator(extra.get("window"))  # absent where checkpoints were at log lines only
+
+
+def _check_position(trainer: Trainer, step: int, next_example: int) -> None:
+    """Raises TrainError where another batch size than before would move the data."""
+    if next_example != step * trainer.config.train.batch_size:
+        raise TrainError(
+            f"config.train.batch_size={trainer.config.train.batch_size}: {trainer.workdir} was trained with "
+            f"{next_example // step}, and other examples would follow; set it to that, or start another --workdir with "
+            f"--config.init_from={trainer.workdir}"
+        )
 
 
 def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signals: StopSignals) -> TrainState:

@@ -65,6 +65,12 @@ def test_it_draws_as_the_pipeline_does(client, opened, picture):
     np.testing.assert_array_equal(shown, pipeline.draw(opened, instruction, seed=3, count=2)["base"])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])  # their keys are those of 2**32 - 1 and 0
+def test_a_seed_that_would_repeat_another_is_refused(opened, seed):
+    with pytest.raises(RunError, match=f"seed {seed}: must be from 0 to 4294967295"):
+        pipeline.draw(opened, Instruction("Draw it."), seed)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     {

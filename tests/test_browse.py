@@ -215,6 +215,8 @@ def test_what_training_on_a_config_would_see(show):
 
 def test_a_corpus(show):
     assert _cards(show("fixture", "--count=2", "--size=16", "--task=edge", "--split=test")) == 2
+    seen = show("fixture", "--count=40", "--size=16")
+    assert _cards(seen) == 40 and "style_transfer" in seen.text and "depth" not in seen.text  # which has no pairs there
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_folder_with_a_text_beside_each_picture(tmp_path):
         "u0",
         "8",
     )
-    assert first.split == "train" and last.key == "train/00000/000000002.jpg"
+    assert first.group == "u0" and last.key == "train/00000/000000002.jpg"
     assert reasons(skips) == ["no caption"]
 
 
@@ -107,6 +107,13 @@ def test_broken_lines_and_missing_pictures_are_skips(tmp_path):
     (tmp_path / "a.csv").write_text("image,caption\na.png,a fox\na.png\na.png,a fox,3\n" + quote)
     captioned, skips = read(tmp_path)
     assert len(captioned) == 1 and set(reasons(skips)) == {"broken line"} and len(skips) >= 3
+
+
+def test_half_characters_of_json_become_question_marks(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.png", "caption": "a fox \\ud83d", "url": "u\\ud83d"}\n')
+    ((fox,), _) = read(tmp_path)
+    assert (fox.caption, fox.url, fox.group) == ("a fox ?", "u?", "u?")
 
 
 def test_columns_by_name(tmp_path):
@@ -168,6 +175,39 @@ def test_split_of():
     assert [split_of(name) for name in ("train-00000-of-00072", "dev-0.parquet", "val/00001", "00000", "testing")] == [
         *("train", "validation", "validation", "", "")
     ]
+    coco = [split_of(f"coco/{folder}") for folder in ("train2017", "val2017", "train2014", "test2015")]
+    assert coco == ["train", "validation", "train", "test"]
+
+
+def test_train_alone_is_no_split_for_then_nothing_is_held_out(tmp_path):
+    def splits():
+        return {each.key: each.split for each in read(tmp_path)[0]}
+
+    for name in ("train2017/a", "train2017/b"):
+        save(tmp_path / f"{name}.png").with_suffix(".txt").write_text("a fox")
+    assert set(splits().values()) == {""}
+    save(tmp_path / "val2017/a.png").with_suffix(".txt").write_text("a fox")
+    assert splits() == {"train2017/a.png": "train", "train2017/b.png": "train", "val2017/a.png": "validation"}
+    (tmp_path / "train2017/captions.jsonl").write_text('{"image": "a.png", "caption": "a fox"}\n')
+    assert set(splits().values()) == {""}  # the caption file decides what is read
+    for name, found in (("train-0", {""}), ("test-0", {"train", "test"})):
+        pq.write_table(pa.table({"image": [encoded()], "text": ["a fox"]}), tmp_path / f"{name}.parquet")
+        assert set(splits().values()) == found
+
+
+def test_a_picture_is_one_group_under_all_its_captions(tmp_path):
+    save(tmp_path / "pictures/a.png"), (tmp_path / "b").mkdir()
+    (tmp_path / "all.csv").write_text("image,caption,url\npictures/a.png,one,\npictures/a.png,two,\n")
+    (tmp_path / "b/b.csv").write_text("image,caption\n../pictures/a.png,three\n")
+    assert [each.group for each in read(tmp_path)[0]] == ["pictures/a.png"] * 3
+    (tmp_path / "all.csv").write_text("image,caption,url\npictures/a.png,one,there\n")
+    assert read(tmp_path / "all.csv")[0][0].group == "there"
+    table = pa.table({"image": [encoded(1), encoded(1), encoded(2)], "text": ["one", "two", "three"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second, other = read(tmp_path / "a.parquet")[0]
+    assert first.group == second.group != other.group and len(first.group) == 32
+    (tmp_path / "a.parquet").rename(tmp_path / "dev.parquet")
+    assert {each.group for each in read(tmp_path / "dev.parquet")[0]} == {""}  # its own split says where it belongs
 
 
 # WebDataset tars

@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipelines.corpus import FIXTURE
 from data_pipelines.sources import captions
 from data_pipelines.sources.item import Item, Skip
+from data_pipelines.splits import Splitter
 
 
 def parse(*options: str) -> argparse.Namespace:
@@ -51,6 +52,19 @@ def test_items_and_filters(pictures):
     assert all(item.task == "text_to_image" and not item.references for item in items)
     reasons = {skip.where.split(": ")[-1]: skip.reason for skip in found if isinstance(skip, Skip)}
     assert list(reasons.values()) == ["small picture", "long picture", "low similarity", "broken line"]
+
+
+def test_the_captions_of_a_picture_lie_in_one_split(pictures):
+    rows = [{"image": "good.png", "caption": f"sentence {i}"} for i in range(40)]
+    (pictures / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    items = list(captions.items(parse(f"--input={pictures}")))
+    assert len({item.key for item in items}) == 40 and {item.group for item in items} == {"good.png"}
+    assert len({Splitter((0.4, 0.3, 0.3)).split(item) for item in items}) == 1
+
+
+def test_a_huge_picture_is_left_to_the_runner(pictures, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert captions.picture_size(pictures / "good.png") is None
 
 
 def test_filters_can_be_opened(pictures):

@@ -1,6 +1,7 @@
 """The batch jobs as --dry_run prints them, and the loop that keeps a queued resource, its gcloud played by a script."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -106,12 +107,14 @@ def test_a_tpu_host_trains_again_after_a_stop_or_a_crash_and_tells_how_it_ended(
     assert (tmp_path / "runs" / "stage2" / "log.txt").read_text() == "trained\n" * starts
 
 
-# A cloud that takes the slice away once: its answers, one a call of describe and of ssh.
+# A cloud that takes the slice away once, and once does not answer: its answers, one a call of describe and of ssh.
 GCLOUD = """
 cd {folder}; echo "$3 $4" >> calls
 next() {{ head -n 1 $1; sed -i 1d $1; }}
 case "$4" in
-    describe) answer=$(next states); [ "$answer" = NOT_FOUND ] && exit 1; echo $answer ;;
+    describe)
+        case "$(head -n 1 states)" in NOT_FOUND | UNAVAILABLE) echo "ERROR: $(next states): it" >&2; exit 1 ;; esac
+        next states ;;
     ssh) next codes ;;
 esac
 """
@@ -123,14 +126,17 @@ def test_a_slice_that_is_taken_away_is_asked_for_again_until_training_is_over(
 ):
     monkeypatch.setenv("PATH", with_tools(tmp_path, {"gcloud": GCLOUD.format(folder=tmp_path)}, os.environ)["PATH"])
     monkeypatch.setattr(launch, "POLL", 0)
-    (tmp_path / "states").write_text("NOT_FOUND\nWAITING_FOR_RESOURCES\nACTIVE\nSUSPENDED\nACTIVE\nACTIVE\n")
+    (tmp_path / "states").write_text(
+        "NOT_FOUND\nWAITING_FOR_RESOURCES\nACTIVE\nUNAVAILABLE\nSUSPENDED\nACTIVE\nACTIVE\n"
+    )
     (tmp_path / "codes").write_text(f"\n\n{ended}\n")
     monkeypatch.setattr(launch, "write_text", lambda *_: None)
     assert launch.main(["tpu", *WHERE["tpu"], "--config=experiments/stage2.py"]) == exit_code
     calls = [line.split()[1] for line in (tmp_path / "calls").read_text().splitlines()]
     created, taken = ["describe", "create"], ["describe", "delete", "create"]
-    assert calls == [*created, "describe", "describe", "ssh", *taken, *["describe", "ssh"] * 2, "delete"]
-    assert ("exit code 2" in capsys.readouterr().err) == (exit_code == 2)
+    assert calls == [*created, "describe", "describe", "ssh", "describe", *taken, *["describe", "ssh"] * 2, "delete"]
+    told = capsys.readouterr().err
+    assert ("exit code 2" in told) == (exit_code == 2) and "UNAVAILABLE" in told and "NOT_FOUND" not in told
 
 
 @pytest.mark.parametrize(
@@ -163,3 +169,28 @@ def test_the_image_takes_what_training_needs():
     kept = (ROOT / "cloud" / "Dockerfile.dockerignore").read_text()
     assert all(f"!{name}" in kept for name in ("setup.py", "imagen_jax", "data_pipelines", "experiments"))
     assert "--editable '.[data]'" in (ROOT / "cloud" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(("extra", "root"), [("", "runs"), ("--config.train.steps=20", "runs_try")])
+def test_all_of_small_goes_on_where_it_stopped_and_no_trial_is_taken_for_it(extra, root, tmp_path):
+    (tmp_path / "cloud").mkdir()
+    script = shutil.copy(ROOT / "cloud" / "small_on_gpu.sh", tmp_path / "cloud")
+    body = """
+echo "$*" >> commands
+for argument; do case $argument in
+    --workdir=*) report=${argument#*=} ;;
+    --mode=eval) report=$report/eval ;;
+esac; done
+[ -z "$report" ] || { mkdir -p $report && echo {} > $report/report.json; }
+"""
+    environment = with_tools(tmp_path, {"trainer": body}, os.environ | {"PYTHON": "trainer", "EXTRA": extra})
+    for _ in range(2):
+        done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith(f"all done: {root}/"), done.stderr
+    commands = (tmp_path / "commands").read_text().splitlines()
+    trainings = [line for line in commands if "--workdir" in line and "--mode" not in line]
+    assert len(trainings) == len(set(trainings)) == 11 and all(line.endswith(extra) for line in trainings)
+    starts = [line.split("init_from=")[1].split()[0] for line in trainings if "init_from" in line]
+    assert len(starts) == 10 and all(start.startswith(f"{root}/") for start in starts)
+    assert starts.count(f"{root}/pretrain_small") == 2  # stage 1, and the arm without it
+    assert [path.name for path in tmp_path.glob("runs*")] == [root]

@@ -72,6 +72,7 @@ def test_depth_maps_align_with_their_targets(folder, network):
     found, skipped = read(folder, "--condition=depth", f"--network={network}")
     assert [skip.reason for skip in skipped] == ["broken image"]
     assert [item.caption for item in found] == [f"box number {i}" for i in range(10)]
+    assert [item.group for item in found] == [f"{i}.png" for i in range(10)]  # whatever its captions are
     for i, item in enumerate(found):
         text, plane = reference(item)
         assert (item.task, text) == ("depth", "depth map")

@@ -9,10 +9,12 @@ from html import escape
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from data_pipelines.corpus import load_corpus
 from data_pipelines.instruction import Instruction, Reference, layout_of
+from data_pipelines.loader import make_loader
 from data_pipelines.suites import Case, open_suites
 from data_pipelines.text import load_tokenizer
 from data_pipelines.wanted import Wanted
@@ -26,6 +28,7 @@ from imagen_jax.evaluation.judges import Judges
 from imagen_jax.evaluation.measure_pictures import psnr
 from imagen_jax.evaluation.measures import bootstrap
 from imagen_jax.evaluation.overall import OVERALL, overall
+from imagen_jax.evaluation.training_report import BATCH_SIZE
 from imagen_jax.train import config_json
 from tests import tiny
 
@@ -37,6 +40,7 @@ COMMAND = "python -m imagen_jax.main '--config=a <b>'"
 
 def make_config():
     config = tiny.config(image_size=SIZE)
+    config.seed = 3  # of its training: evaluations of two runs have the same examples all the same
     config.text_encoder.vocab_size = 32128  # the bundled tokenizer's
     config.data.update(text_length=64, reference_text_length=24)
     config.sample.update(method="ddim", steps=2, guidance="none", threshold="static")
@@ -72,6 +76,14 @@ class ByPixels:
 def open_once(seed: int):
     """The suites of the fixture, as `evaluate` opens them."""
     return open_suites(make_config().data, layout_of(make_config()), seed)
+
+
+@functools.cache
+def loader_once(task: str):
+    """The held-out examples of a task that every evaluation with seed 0 has."""
+    data = make_config().data
+    data.mixture = ConfigDict({task: 1.0})
+    return make_loader(data, layout_of(make_config()), "test", 0)
 
 
 @functools.cache
@@ -139,6 +151,9 @@ def test_the_report_says_what_was_evaluated_and_what_could_not(evaluated):
     _, _, told = evaluated
     assert (told["step"], told["count"], told["command"]) == (7, COUNT, COMMAND)
     assert set(told["losses"]["tasks"]) == {"mask", "style_transfer"}
+    for task, found in told["losses"]["tasks"].items():
+        subjects = [loader_once(task).example(i).subject for i in range(BATCH_SIZE)]
+        assert found["subjects"] == subjects and len(set(subjects)) > 1 and len(found["examples"]) == BATCH_SIZE
     assert set(told["suites"]) == set(SUITES) and "needs 3 references" in told["missing"]["styled_subject_line"]
     assert told["left_out"]["depth_error"] == "no depth here" and "vgg_distance" in told["left_out"]
     statuses = {target["name"]: target["status"] for target in told["targets"]}
@@ -235,6 +250,8 @@ BAD = {
     "eval.count=1": "config.eval.count=1: at least 2",
     "eval.batch_size=0": "config.eval.batch_size=0",
     "eval.seed=-1": "config.eval.seed=-1",
+    f"eval.seed={2**32}": "config.eval.seed=4294967296: must be from 0 to 4294967295",
+    "sample.method=dpmsolver": "config.sample.method 'dpmsolver' is unknown",
     "eval.suites=depth": "nothing to evaluate: depth: ",
     "eval.batch_size=3": "a batch of 3 does not divide",
 }
@@ -246,7 +263,8 @@ def test_settings_that_cannot_work_are_told_in_one_line(flag, evaluated):
     key, value = flag.split("=")
     changed = config.copy_and_resolve_references()
     changed.sample.steps = 3  # nothing that is kept fits
-    changed.update_from_flattened_dict({key: type(config.eval[key.split(".")[1]])(value)})
+    part, name = key.split(".")
+    changed.update_from_flattened_dict({key: type(config[part][name])(value)})
     with pytest.raises(ValueError) as told:
         evaluate.evaluate(changed, workdir)
     assert BAD[flag] in str(told.value) and "\n" not in str(told.value)
@@ -307,10 +325,9 @@ MEASURED = {
         ("met", dict(subject__subject__model=3 / 32, subject__subject__text_only=0.0)),
     ],
     "styled_subject: both at once": [
-        (status, {f"styled_subject__{m}__{arm}": mean for (m, arm), mean in {
-            ("subject", "model"): 0.5, ("subject", "only_1"): 0.9, ("subject", "only_2"): 0.2,
-            ("style", "model"): 0.6, ("style", "only_1"): alone, ("style", "only_2"): 0.9}.items()})
-        for status, alone in (("met", 0.5), ("not met", 0.6), ("not met", 0.7))
+        (status, dict(styled_subject__overall__model=0.3, styled_subject__overall__only_1=subject,
+                      styled_subject__overall__only_2=style))
+        for status, subject, style in (("met", 0.2, 0.1), ("not met", 0.3, 0.1), ("not met", 0.1, 0.4))
     ],
 }  # fmt: skip
 
@@ -390,6 +407,30 @@ def test_trained_runs_are_compared_by_their_held_out_losses(tmp_path, capsys):
     assert edit[5].startswith("-0.1000 [") and not any(row[0] in ("mask", "overall") for row in rows)
 
 
+def test_examples_of_one_subject_count_as_one():
+    values = np.repeat(np.random.default_rng(0).random(8), 10)
+    apart, alike = (
+        compare.interval([compare.Stratum(values, [str(i // size) for i in range(80)])]) for size in (1, 10)
+    )
+    assert apart[0] == alike[0] and alike[2] - alike[1] > 2 * (apart[2] - apart[1])
+    mean, low, high = compare.interval([compare.Stratum(values[::10], [str(i) for i in range(8)])])
+    assert np.allclose((mean, low, high), alike), "as if each had one example"
+    twice = compare.interval([compare.Stratum(values, [str(i // 10) for i in range(80)])] * 2)
+    assert np.allclose(twice, alike), "the same subjects in another task tell nothing new"
+    uneven = compare.Stratum(np.array([0.0, 1.0, 1.0]), ["a", "b", "b"])
+    assert compare.interval([uneven])[0] == 2 / 3, "a task's mean is that of its examples"
+
+
+def test_losses_of_any_task_are_compared(tmp_path, capsys):
+    for name, gain in (("one", 0.0), ("two", 0.5)):
+        (tmp_path / name).mkdir()
+        found = {"examples": [0.5 + gain, 1.0], "subjects": ["fox", "fox"]}
+        (tmp_path / name / "report.json").write_text(json.dumps(FACTS | {"tasks": {"neighbors": found}}))
+    assert compare.main([str(tmp_path / name) for name in ("one", "two")]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| neighbors"))
+    assert "+0.2500 [+0.2500, +0.2500]" in row, "both examples are of one subject"
+
+
 @pytest.mark.parametrize(("report", "told"), [({"tasks": {}}, "an older one, it tells no corpus"), (FACTS, "no task")])
 def test_trained_runs_that_hold_no_losses_are_one_line(tmp_path, capsys, report, told):
     (tmp_path / "report.json").write_text(json.dumps(report))
@@ -414,7 +455,7 @@ def test_runs_are_compared_on_the_same_cases(tmp_path, capsys):
     assert "Not in every run: edge, line_style." in told and "zero-shot mean" not in told
 
 
-def test_a_release_is_told_without_a_step():
+def test_a_run_is_told_with_its_step():
     assert report.trained({"run": "stage2", "step": 7}) == "stage2, step 7"
     assert report.trained({"run": "stage2", "step": None}) == "stage2"
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_pipelines.sources.item import Skip, SourceError
 from imagen_jax.benchmarks import imagenhub, ratings
 from imagen_jax.benchmarks.__main__ import main
 from tests.small_run import write_run
@@ -177,9 +178,13 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(data, tmp_path_factory) -> Path:
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def output(data, run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    run = write_run(tmp_path_factory.mktemp("runs") / "tiny")
     options = [f"--data={data}", f"--output={folder}", f"--workdir={run}", "--name=Ours", "--batch=4"]
     assert main(["imagenhub", "generate", *options]) == 0
     return folder
@@ -220,11 +225,20 @@ def test_the_record_says_how_they_were_made(output):
     assert (record["step"], record["seed"], record["sample"]["steps"]) == (1, 0, 1)
 
 
+def test_pictures_are_the_same_under_every_name(data, run, output):
+    options = [f"--data={data}", f"--output={output}", f"--workdir={run}", "--name=Theirs", "--batch=4"]
+    assert main(["imagenhub", "generate", *options, "--tasks", "text_to_image", "control_guided"]) == 0
+    for name in (PICTURES[0], PICTURES[1], PICTURES[-1]):
+        assert (output / name).read_bytes() == (output / name.replace("Ours", "Theirs")).read_bytes(), name
+    assert len({(output / name).read_bytes() for name in PICTURES}) == len(PICTURES)
+    assert json.loads((output / "Theirs.json").read_text()) == json.loads((output / "Ours.json").read_text())
+
+
 class Arguments:
     name, tasks = "Ours", None
 
-    def __init__(self, data: Path):
-        self.data = data
+    def __init__(self, data: Path, *tasks: str):
+        self.data, self.tasks = data, tasks or None
 
 
 def test_requests_and_what_is_left_out(data):
@@ -253,3 +267,48 @@ def test_missing_data_is_named(tmp_path, capsys):
     told = capsys.readouterr()
     assert "no eval-*.parquet: load ImagenHub/Control_Guided_Image_Generation" in told.out
     assert "gives no picture to draw" in told.err
+
+
+def subject_data(folder: Path, name: str, concepts: list[dict], **changes) -> Path:
+    """The data of subject-driven generation, with the subjects' pictures under a name."""
+    (row, _) = ROWS["Subject_Driven_Image_Generation/data/eval-0"]
+    for path, rows in (("Subject_Driven_Image_Generation/eval-0", [row | changes]), (f"{name}/train-0", concepts)):
+        (folder / path).parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{path}.parquet")
+    return folder
+
+
+CONCEPTS = ROWS["DreamBooth_Concepts/data/train-0"]
+
+
+@pytest.mark.parametrize("name", ["DreamBooth_Concepts", "DreamBooth-Concepts"])
+def test_both_spellings_of_the_subjects_data_set(tmp_path, name):
+    data = subject_data(tmp_path, name, CONCEPTS)
+    (subject,) = imagenhub.requests(Arguments(data, "subject_driven"))
+    assert len(subject.references) == 4
+
+
+def test_a_missing_subjects_data_set_is_named(tmp_path):
+    data = subject_data(tmp_path, "DreamBooth_Pictures", CONCEPTS)
+    missing, row = imagenhub.requests(Arguments(data, "subject_driven"))
+    reason = "no train-*.parquet: load ImagenHub/DreamBooth_Concepts from Hugging Face"
+    assert missing == Skip(str(data / "DreamBooth_Concepts"), reason)
+    assert row.reason.startswith("no pictures of 'dog2'")
+    help_and_docs = imagenhub.__doc__, (Path(__file__).parents[1] / "docs/benchmarks.md").read_text()
+    assert all(name in text for name in ("DreamBooth_Concepts", "Multi_Subject_Concepts") for text in help_and_docs)
+
+
+@pytest.mark.parametrize(
+    ("concept", "has"),
+    [({"picture": picture(20), "subject": "dog2"}, "picture, subject"), ({"image": picture(20), "subject": 2}, "")],
+)
+def test_subjects_data_of_another_form_are_one_line(tmp_path, concept, has):
+    data = subject_data(tmp_path, "DreamBooth_Concepts", [concept])
+    with pytest.raises(SourceError, match=f"needs the columns image and, as text, subject; it has {has}"):
+        list(imagenhub.requests(Arguments(data, "subject_driven")))
+
+
+def test_a_row_whose_text_is_none_is_left_out(tmp_path):
+    data = subject_data(tmp_path, "DreamBooth_Concepts", CONCEPTS, subject=2)
+    (row,) = imagenhub.requests(Arguments(data, "subject_driven"))
+    assert row.reason == "no text in subject"

@@ -1,6 +1,7 @@
 """Picture files become what the eye sees, cut to a square and never stretched."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -34,6 +35,26 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     path = _save(tmp_path / "turned.png", np.array([[[1, 1, 1], [2, 2, 2]]], np.uint8), exif=exif)
     assert read_image(path).tolist() == [[[1, 1, 1]], [[2, 2, 2]]]
+
+
+def test_malformed_exif_costs_no_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+    orientation, resolution = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHI4s", 0x011A, 2, 2, b"7")
+    turned = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + orientation + resolution + bytes(4)  # a text for a number
+    for exif, shape in ((turned, (16, 8, 3)), (b"Exif\0\0MM\0*", (8, 16, 3)), (b"Exif\0\0words", (8, 16, 3))):
+        for form in ("JPEG", "PNG", "WEBP"):
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, form, exif=exif)
+            assert read_image(file.getvalue()).shape == shape, (form, exif)
+
+
+def test_a_field_of_the_wrong_type_is_a_broken_picture():
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(file, "TIFF")
+    offset = struct.pack("<HH", 0x0111, 4)
+    assert offset in file.getvalue()
+    with pytest.raises(ImageError, match="broken or cut off"):
+        read_image(file.getvalue().replace(offset, struct.pack("<HH", 0x0111, 11)))  # a place that is a float
 
 
 def test_greyscale_of_8_and_16_bits_become_equal_channels(tmp_path):

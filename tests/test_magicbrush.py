@@ -71,6 +71,12 @@ def test_edits_with_their_turns_and_splits(tmp_path):
     assert first.group == second.group == "1001" and (dev.split, first.split) == ("validation", "train")
 
 
+def test_train_files_alone_are_dealt_by_photograph(tmp_path):
+    path = write(tmp_path / "data/train-00000-of-00051.parquet", row(), row("2002"))
+    for given in (path, tmp_path):
+        assert [(item.split, item.group) for item in read(given)] == [("", "1001"), ("", "2002")]
+
+
 @pytest.mark.parametrize("alpha", [True, False])
 def test_the_hole_becomes_white_on_black(tmp_path, alpha):
     path = write(tmp_path / "train.parquet", row(mask_img={"bytes": mask_picture(alpha), "path": None}))
@@ -114,6 +120,12 @@ def test_broken_rows_are_skips(tmp_path):
         Skip,
         Item,
     ]  # without --masked the mask is not read
+
+
+def test_a_huge_mask_is_a_skip(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # the pictures have 96
+    path = write(tmp_path / "train.parquet", row())
+    assert [each.reason for each in read(path, "--masked")] == ["broken mask"]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def test_killed_then_stopped_and_rerun_the_metrics_are_those_of_an_uninterrupted
     again = shlex.join(command(*arguments))
     assert stopped == EXIT_CODE and told.endswith(f" of 40; to go on:\n{again}\n"), told
     assert len(metrics(tmp_path)) < 14
-    assert "resuming after step" in run(*arguments)
+    assert "resuming after step" in run(*arguments, "--config.train.keep_checkpoints=3")
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["keep_checkpoints"] == 3
     assert metrics(tmp_path) == metrics(stage2)
     ours, theirs = (json.loads((workdir / "report.json").read_text()) for workdir in (tmp_path, stage2))
     assert ours["tasks"] == theirs["tasks"]
@@ -163,6 +164,8 @@ BAD_FLAGS = {
     "--config.train.matmul_precision=bf16": "config.train.matmul_precision='bf16' is unknown; use one of bfloat16,",
     "--config.train.max_aug_level=3": "config.train.max_aug_level=3.0 must be above 0 and at most 1",
     "--config.model.lowres_gap=0.02": "config.model.lowres_gap=0.02 must be 0, or above it where",
+    "--config.sample.method=ddmp": "config.sample.method 'ddmp' is unknown",
+    "--config.model.image_size=50": "model.image_size=50 must be a multiple of 4",
     "--config.train.log_every=0": "config.train.log_every=0 must be at least 1",
     "--config.init_from=nowhere": "config.init_from: no checkpoint in nowhere",
     "--config.text_encoder.frozen=True": "config.text_encoder.weights",
@@ -172,6 +175,7 @@ BAD_FLAGS = {
     "--config.mesh.data=3": "mesh data=3",
     "--instruction=a.json": "--instruction=FILE.json is for --mode=sample",
     "--mode=sample": "no trained model there",
+    f"--seed={2**32}": "flag --seed=4294967296: 4294967296 is not an integer in the range [0, 4294967295]",
 }
 
 

@@ -178,14 +178,6 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says():
     assert np.isnan(measures.bootstrap(np.full(3, np.nan), 0)).all()
 
 
-def test_bootstrap_ratio_pairs_the_pictures():
-    ceiling = np.random.default_rng(0).uniform(0.2, 1, 40)
-    np.testing.assert_allclose(measures.bootstrap_ratio(0.85 * ceiling, ceiling, 0), 0.85)
-    ratio, low, high = measures.bootstrap_ratio(0.85 * ceiling[::-1], ceiling, 0)
-    assert low < ratio < high and ratio == pytest.approx(0.85)
-    assert np.isnan(measures.bootstrap_ratio(ceiling, np.zeros(40), 0)).all()
-
-
 def test_vgg_distance_is_none_of_itself_and_grows():
     distance = vgg_distance(small_hed.params())
     x = smooth(20)  # more than one batch

@@ -111,7 +111,7 @@ def test_a_cascade_that_does_not_fit_is_refused():
 
 
 def test_paper_configs_follow_the_paper():
-    from experiments import stage1, stage2
+    from experiments import stage1, stage2, super_res
 
     for experiment, steps in ((stage1, 500_000), (stage2, 400_000)):
         config = experiment.get_config("paper")
@@ -122,5 +122,17 @@ def test_paper_configs_follow_the_paper():
             "oscillating",
             25.0,
         )
+    # Its text encoder is frozen and its UNet is new: there is nothing that it could take over.
+    assert super_res.get_config("paper").init_from == "" and super_res.get_config("small").init_from
     assert all(abs(sum(mixture.values()) - 1) < 1e-9 for mixture in stage2.MIXTURES.values())
     assert set(common.SCALE) == set(common.BASE) == set(common.SUPER_RES) == set(common.TEXT_ENCODERS)
+
+
+def test_the_arm_without_instructions_is_not_for_prepared_data_sets():
+    import pytest
+
+    from experiments import ablation
+
+    assert not ablation.get_config("no_instructions,small").data.instructions
+    with pytest.raises(ValueError, match=r"^experiments/ablation\.py:no_instructions,paper: its data sets have their"):
+        ablation.get_config("no_instructions,paper")

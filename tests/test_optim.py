@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from experiments import common
 from imagen_jax import muon, optim
 
 STEPS = 1_000_000  # of a run that has no decay
@@ -66,6 +67,14 @@ def test_adam_follows_its_first_steps():
     found, _ = run(config, {"b": jnp.zeros(1)}, [{"b": jnp.array([2.0])}, {"b": jnp.array([-1.0])}])
     first, second = (0.9 * 0.2 - 0.1) / 0.19, np.sqrt((0.999 * 4e-3 + 1e-3) / (1 - 0.999**2))
     np.testing.assert_allclose(found["b"], [-1e-2 - 1e-2 * first / second], rtol=1e-5)
+
+
+def test_eps_of_the_experiments_is_the_rule_s_own():
+    assert common.defaults("any").optim.eps == 0.0
+    for name, own in (("adam", 1e-8), ("adafactor", 1e-30), ("muon", 1e-30)):
+        gradient = {"b": jnp.full(2, 1e-9)}  # between the two
+        found, expected = (run(make_config(name=name, eps=eps), {"b": jnp.zeros(2)}, [gradient])[0] for eps in (0, own))
+        np.testing.assert_array_equal(found["b"], expected["b"])
 
 
 def test_decay_is_bias_corrected():

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.planning import chips, hlo, programs
-from imagen_jax.planning.estimate import estimate_sampling, estimate_training
+from imagen_jax.planning import chips, compiled, hlo, programs
+from imagen_jax.planning.estimate import abstract_mesh, estimate_sampling, estimate_training
 from imagen_jax.planning.flops import flops
 from imagen_jax.planning.liveness import measure
 from imagen_jax.planning.plan import plan
@@ -169,6 +169,29 @@ def test_recomputation_and_micro_batches_lower_the_estimate():
     assert peak() > 1.5 * peak(accumulate=2)
 
 
+def test_with_precomputed_features_a_step_holds_no_text_encoder():
+    c = config()
+    c.text_encoder.update(frozen=True)
+    mesh = abstract_mesh(c, chips.parse(c.plan.target))
+    with_it = programs.train_program(c, mesh).arguments[1]
+    c.text_encoder.precomputed = True
+    c.model.dtype = "bfloat16"
+    program = programs.train_program(c, mesh)
+    _, frozen, batch = program.arguments
+    assert with_it and frozen == {}
+    assert (batch.text.features.shape, batch.text.features.dtype) == ((8, 48, 16), "bfloat16")
+    assert batch.context.text.features.shape == (8, 2, 16, 16)
+    program.function.trace(*program.arguments)
+    assert estimate_training(c, chips.parse(c.plan.target))["gib"]["text encoder"] == 0
+
+
+def test_what_the_references_lowest_blocks_put_out_is_kept_once():
+    c = config()
+    c.model.update(image_size=32, blocks=(1, 3), scan=True, remat="block")
+    largest = estimate_training(c, chips.parse("v5e:2x2"))["largest"]  # two examples a device, with two references each
+    assert [x["count"] for x in largest if x["array"] == "float32[3,4,8,8,16] scan"] == [1]
+
+
 def test_sampling_costs_its_steps():
     one, two = config(), config()
     two.sample.steps = 4
@@ -308,6 +331,19 @@ def test_gathers_of_weights_are_found_whatever_the_order_of_their_axes():
     assert len(hlo.gathers_of(found, "bf16", [(3, 3, 128, 64)])) == 1
     assert len(hlo.gathers_of(found, "f32", [(1, 256)])) == 1
     assert not hlo.gathers_of(found, "f32", [(3, 3, 128, 64)])
+
+
+def test_gathers_of_a_slice_of_stacked_weights_count_where_blocks_are_loops():
+    c = config()
+    c.model.update(channels=(8, 128), blocks=(2, 2), scan=True, dtype="bfloat16")
+    slice_ = "f32[3,3,128,128]"
+    text = f"""ENTRY %main (a: {slice_}) -> {slice_} {{
+  %ag = {slice_}{{3,2,1,0}} all-gather(%a), replica_groups=[1,2]<=[2], dimensions={{0}}
+}}
+"""
+    shapes = {leaf.shape for leaf in jax.tree.leaves(programs.parameters(c)["unet"])}
+    assert (2, 3, 3, 128, 128) in shapes and (3, 3, 128, 128) not in shapes
+    assert compiled.collectives(text, c, scanned=1)["float32 weight gathers"] == 1
 
 
 def test_collectives_of_a_real_program_are_found():

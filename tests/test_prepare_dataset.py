@@ -13,6 +13,7 @@ pytest.importorskip("array_record")
 from data_pipelines import prepare, prepare_dataset, records, templates
 from data_pipelines.corpus import SPLITS
 from data_pipelines.images import encode_image, fit_image
+from data_pipelines.instruction import Instruction, check
 from data_pipelines.records import RecordReader
 from data_pipelines.shortening import plain, shorten
 from data_pipelines.sources.item import About, Item, Skip, SourceError
@@ -205,6 +206,10 @@ def test_words_are_cut_only_between_words():
     assert shorten("one two, three", lambda text: len(text) <= 8) == "one two"
     assert shorten("one two", lambda text: len(text) <= 2) == "on"  # no word fits
     assert shorten("one", lambda text: False) == ""
+    assert plain("[[ref#1]] and [ [[Ref2] ]") == "ref 1 and Ref2"
+    pieces = np.random.default_rng(0).choice(["[", "]", "ref", "#", " ", "1", "x"], (2000, 12))
+    for caption in map("".join, pieces):  # whatever was in it, it names no reference
+        check(Instruction(f"x {plain(caption)}"))
     assert plain("  [ref#1] and [Ref # 2 see\nref #3") == "ref 1 and Ref 2 see ref 3"
 
 

@@ -1,8 +1,10 @@
 """DreamBench, CustomConcept101, MagicBrush and KITTEN in miniatures of their published layouts, with random weights."""
 
 import argparse
+import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 from PIL import Image
 
 from data_pipelines.sources.item import Skip
+from imagen_jax import release
 from imagen_jax.benchmarks import customconcept101, dreambench, kitten, magicbrush, metrics, ratings, scoring, tables
 from imagen_jax.benchmarks.__main__ import main
+from imagen_jax.benchmarks.generation import BenchmarkError, keep_record, open_artist, settings_of
 from imagen_jax.benchmarks.scoring import Encoders, Judged
 from tests.small_run import SIDE, write_run
 from tests.test_dino import write_folder
@@ -91,7 +95,8 @@ def test_scores_and_means(tmp_path):
         ("a", 1, 0.75),
         ("b", 1, 0),
     ]
-    assert rows[0]["l1"] == two["l1"]  # only pictures with a target
+    assert rows[0]["l1"] == two["l1"]  # only pictures with a target, and says so
+    assert rows[0]["l1 pictures"] == 1 and "dino pictures" not in rows[0] and "l1 pictures" not in rows[2]
     assert "clip_t" not in scoring.score(tmp_path, judged, Encoders(dino=colour))["one.png"]
 
 
@@ -173,6 +178,49 @@ def test_dreambench_from_pictures_to_scores(subjects, run, tmp_path, capsys):
     assert generate("--seed=1") == 2
     assert "have seed 0, not 1: give another --output" in capsys.readouterr().err
     check_scores(subjects, output, tmp_path, capsys)
+
+
+def test_the_pictures_of_one_run_are_never_another_s(subjects, run, tmp_path, capsys):
+    other, output = write_run(tmp_path / "other"), tmp_path / "pictures"
+    options = ["dreambench", "generate", f"--data={subjects}", f"--output={output}", "--limit=4", "--batch=4"]
+    assert main([*options, f"--workdir={run}"]) == 0
+    for path in list(output.glob("can/*.png"))[2:]:  # stopped halfway
+        path.unlink()
+    for name in ("other", "tiny"):
+        assert main([*options, f"--workdir={other}", f"--name={name}"]) == 2
+        assert f"pictures.json: its pictures have workdir {run}, not {other}: give" in capsys.readouterr().err
+    assert len(list(output.glob("can/*.png"))) == 2 and len(list(output.iterdir())) == 2
+    (output / "pictures.json").unlink()
+    assert main([*options, f"--workdir={run}"]) == 2
+    assert "missing, so nothing says what made the 2 pictures there: give" in capsys.readouterr().err
+
+
+def test_a_run_trained_on_is_another(run, tmp_path):
+    def write(next_example: int) -> dict:
+        about = {"config": json.loads(base.config.to_json()), "next_example": next_example}
+        release.write_release(tmp_path / "model", base.params, about)
+        return settings_of(open_artist(tmp_path / "model", [], 0), tmp_path / "model")
+
+    base, record = open_artist(run, [], 0).base, tmp_path / "pictures.json"
+    size = base.config.train.batch_size
+    keep_record(record, write(5 * size), 0)
+    keep_record(record, write(5 * size), 3)
+    with pytest.raises(BenchmarkError, match="its pictures have step 5, not 6"):
+        keep_record(record, write(6 * size), 3)
+
+
+def test_a_super_resolution_run_trained_on_is_another(run, tmp_path, monkeypatch):
+    artist, record = open_artist(run, [], 0), tmp_path / "pictures.json"
+
+    def settings(step: int, workdir: str) -> dict:
+        artist.sample.super_res.workdir = workdir
+        return settings_of(dataclasses.replace(artist, super_res=artist.base._replace(step=step)), run)
+
+    keep_record(record, settings(7, "auto"), 0)
+    with pytest.raises(BenchmarkError, match=r"have super_res .*'step': 7.*, not .*'step': 8"):
+        keep_record(record, settings(8, "auto"), 3)
+    monkeypatch.chdir(tmp_path)
+    assert settings(7, "runs/large")["super_res"]["workdir"] == str(tmp_path / "runs/large")
 
 
 def check_scores(subjects: Path, output: Path, tmp_path: Path, capsys) -> None:
@@ -302,6 +350,22 @@ def test_magicbrush_from_pictures_to_scores(edits, run, tmp_path):
     )
 
 
+def test_magicbrush_counts_the_pictures_with_a_description(edits, tmp_path):
+    for name in ("test/edit_sessions.json", "test/local_descriptions.json"):
+        (tmp_path / "test").mkdir(exist_ok=True)
+        shutil.copy(edits / name, tmp_path / name)
+    (tmp_path / "test/images").symlink_to(edits / "test/images")
+    path = tmp_path / "test/local_descriptions.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(described | {"2": {"2-output1.png": "low"}}))  # not its second turn
+    judged, _ = split(magicbrush.judged(of(tmp_path, descriptions="local")))
+    for each in judged:
+        draw(tmp_path / each.file, (90, 90, 90))
+    scores = scoring.score(tmp_path, judged, Encoders(colour, lambda texts: np.ones((len(texts), 3), np.float32)))
+    single, multi = scoring.average(judged, scores)
+    assert [(row["pictures"], row["clip_t pictures"]) for row in (single, multi)] == [(3, 2), (2, 1)]
+
+
 # KITTEN
 
 
@@ -350,6 +414,7 @@ def test_kitten_s_prompts_and_form(entities, tmp_path):
         (["kitten", "generate", "--workdir=x"], "prompts.csv: unreadable"),
         (["kitten", "generate", "--workdir=x", "--batch=0"], "--batch=0: must be at least 1"),
         (["kitten", "generate", "--workdir=x", "--name=a/b"], "is the name of a folder"),
+        (["kitten", "generate", "--workdir=x", f"--seed={2**32}"], "--seed=4294967296: must be at most 4294967295"),
     ],
 )
 def test_missing_data_is_one_line(arguments, told, tmp_path, capsys):

@@ -180,7 +180,7 @@ def _cluster(similarity=None):
 
 def test_a_cluster_survives_its_record():
     cluster, _pictures = _cluster()
-    cluster = Cluster((Member("a caption with\na [ref#1] and Ref #12.", cluster.members[0].image),) * 5, np.eye(5))
+    cluster = Cluster((Member("a caption with\na [[ref#1]] and Ref #12.", cluster.members[0].image),) * 5, np.eye(5))
     again = clusters.decode(encode_cluster(cluster))
     assert again.members[0].text == "a caption with a ref 1 and Ref 12"
     assert again.members[0].image == cluster.members[0].image

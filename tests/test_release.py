@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from imagen_jax import export, partition, release, runs
+from imagen_jax import export, partition, pipeline, release, runs, sample
 from imagen_jax.train import config_json
 from tests import tiny
 
@@ -56,6 +56,68 @@ def test_a_cut_file_is_one_line(folder):
 def test_export_of_a_release_is_the_release_again(folder, tmp_path):
     assert "MODEL_CARD.md" in export.export(folder, tmp_path / "again")
     assert (tmp_path / "again/weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture
+def frozen(folder, tmp_path):
+    """A release whose text encoder was frozen and lay in another folder, which has moved to `folder` since."""
+    config = tiny.config()
+    config.text_encoder.update(frozen=True, weights=str(tmp_path / "gone"))
+    config.data.tokenizer = str(tmp_path / "gone.model")
+    unet = {"unet": tiny.model_and_params()[1]["unet"]}
+    release.write_release(tmp_path / "frozen", unet, {"config": config_json(config), "next_example": 0})
+    return tmp_path / "frozen"
+
+
+def test_a_frozen_encoder_and_a_tokenizer_that_moved_are_named_when_opened(folder, frozen):
+    mesh, given = partition.make_mesh(MESH), tiny.config()
+    with pytest.raises(ValueError, match="gone"):
+        runs.open_run(frozen, mesh, given)
+    given.text_encoder.weights, given.data.tokenizer = str(folder), "here.model"
+    run = runs.open_run(frozen, mesh, given)
+    ours, theirs = run.params["text_encoder"], runs.open_run(folder, mesh).params["text_encoder"]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert run.config.data.tokenizer == "here.model"
+    given.sample.update(run=str(frozen), super_res=dict(workdir=""))
+    assert pipeline.open_pipeline(given, "any").base.params["text_encoder"].keys() == ours.keys()
+
+
+def test_held_out_texts_are_read_by_the_run_s_own_tokenizer(folder, frozen, tmp_path):
+    given = tiny.config()
+    given.text_encoder.weights = str(folder)
+    given.sample.update(run=str(frozen), super_res=dict(workdir=""))
+    with pytest.raises(ValueError, match=r"gone\.model: no such tokenizer"):
+        sample.sample_held_out(given, tmp_path, 0)
+
+
+@pytest.mark.parametrize("part", ["sample", "sample.super_res"])
+def test_a_sampler_that_cannot_draw_is_told_before_its_model_is_read(part, folder):
+    given = tiny.config()
+    given.sample.update(run=str(folder), super_res=dict(workdir=str(folder)))
+    given.update_from_flattened_dict({f"{part}.method": "ddmp"})
+    with pytest.raises(ValueError, match=rf"^config\.{part}\.method 'ddmp' is unknown"):
+        pipeline.open_pipeline(given, "any")
+
+
+def test_export_does_not_read_a_frozen_encoder(frozen, tmp_path):
+    export.export(frozen, tmp_path / "again")
+    assert (tmp_path / "again/weights.safetensors").read_bytes() == (frozen / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes", "told"),
+    [
+        ("frozen", {}, r"frozen and is not in it; name its own weights, .*gone$"),
+        ("small", dict(emb=32), r"scale is \(16,\) there and \(32,\) here; set text_encoder to"),
+        ("small", dict(layers=2), r"layers_1/.* is absent there and \(16, 16\) here"),
+    ],
+)
+def test_a_run_that_has_no_such_text_encoder_is_one_line(source, sizes, told, frozen, tmp_path):
+    config = tiny.config()
+    config.text_encoder.update(frozen=True, weights=str(tmp_path / source), **sizes)
+    with pytest.raises(runs.RunError, match=told) as error:
+        runs.load_frozen(config, partition.make_mesh(MESH))
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_dtype(tmp_path):

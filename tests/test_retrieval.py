@@ -1,5 +1,6 @@
 """The steps of stage 1's data, each alone: quality, domains, clusters, near-duplicates, blocks, check of records."""
 
+import argparse
 import dataclasses
 import json
 from collections import Counter
@@ -18,7 +19,9 @@ from data_pipelines.retrieval.clusters import Cluster, Member, encode_cluster
 from data_pipelines.retrieval.duplicates import Marks, Sameness
 from data_pipelines.retrieval.quality import Limits
 from data_pipelines.retrieval.settings import Settings, same_marks, split_of
+from data_pipelines.sources import captions
 from data_pipelines.sources.captioned import Captioned, Part, list_parts
+from data_pipelines.splits import Splitter
 from tests.small_pairs import make_pairs
 
 SETTINGS = Settings("in", "out", "work", "", "cache", None)
@@ -171,13 +174,29 @@ def test_the_same_metadata_are_fields_that_are_there():
     assert same_marks(pair, ("url", "root+house", "empty", "missing", "root+empty")) == ("url=u", "root+house=r+h")
 
 
-def test_splits_follow_the_set_itself_then_the_group_then_the_pixels():
-    assert split_of(Captioned("k", b"", "t", split="test"), "p", SETTINGS) == "test"
-    grouped = Settings("in", "out", "work", "", "cache", None, group="who")
-    of_groups = {split_of(Captioned(str(i), b"", "t", meta={"who": "x"}), str(i), grouped) for i in range(50)}
+def test_splits_follow_the_set_itself_then_the_named_group_then_the_picture():
+    assert split_of(Captioned("k", b"", "t", split="test"), SETTINGS) == "test"
+    grouped = dataclasses.replace(SETTINGS, group="who")
+    of_groups = {split_of(Captioned(str(i), b"", "t", meta={"who": "x"}, group=f"{i}"), grouped) for i in range(50)}
     assert len(of_groups) == 1
-    found = Counter(split_of(Captioned("k", b"", "t"), str(i), SETTINGS) for i in range(5000))
+    found = Counter(split_of(Captioned("k", b"", "t", group=str(i)), SETTINGS) for i in range(5000))
     assert abs(found["test"] - 100) < 40 and abs(found["validation"] - 100) < 40
+
+
+def test_both_stages_deal_a_picture_to_the_same_split_whatever_the_seed(tmp_path):
+    rows = [json.dumps({"image": f"{i % 40}.png", "caption": f"a thing, {i}"}) for i in range(80)]
+    for i in range(40):
+        (tmp_path / f"{i}.png").write_bytes(encode_image(NOISE[i]))
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    given = dict(input=str(tmp_path), image_column="", caption_column="")
+    found = captions.items(argparse.Namespace(**given, min_size=1, max_aspect=3, min_similarity=0))
+    splitter = Splitter((0.5, 0.25, 0.25))
+    second = {item.key: splitter.split(item) for item in found}
+    settings = dataclasses.replace(SETTINGS, size=16, limits=Limits(min_side=8), splits=(0.5, 0.25, 0.25), seed=7)
+    [block] = pairs.read_blocks(list_parts(str(tmp_path))[0])
+    screened = pairs.screen(block, WorkFolder(tmp_path / "work"), settings)
+    assert {row.pair.key: row.pair.split for row in screened.rows} == second
+    assert len(second) == 80 and set(second.values()) == set(SPLITS)
 
 
 def test_clusters_have_exactly_five_and_no_two_have_the_same_members():
@@ -258,9 +277,9 @@ def test_a_loss_between_two_steps_is_an_error():
 # the check of finished records
 
 
-def write_clusters(folder, clusters, split="train"):
+def write_clusters(folder, clusters, split="train", same=("url",)):
     """A finished folder of `clusters`, lists of (key, picture, url), all 0.5 alike or as given."""
-    promises = {"threshold": 0.9, "pixel_distance": 8.0, "members": 2, "size": 16}
+    promises = {"threshold": 0.9, "pixel_distance": 8.0, "members": 2, "size": 16, "settings": {"same": same}}
     for name in SPLITS:
         (folder / name).mkdir(parents=True)
         writer = SplitWriter(folder / name, name)
@@ -301,6 +320,11 @@ def test_a_broken_promise_is_found(tmp_path, clusters, words):
     with pytest.raises(verify.VerifyError, match=words) as caught:
         verify.verify(tmp_path)
     assert "00000.array_record: record" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_url_is_a_fault_only_where_the_settings_say_so(tmp_path):
+    write_clusters(tmp_path, [([GOOD[0], ("b", NOISE[1], "u")], 0.5)], same=("url+house",))
+    assert verify.verify(tmp_path) == (1, 2, 0.5)
 
 
 def test_a_picture_in_two_splits_is_found(tmp_path):

@@ -71,6 +71,8 @@ def test_the_finished_folder_is_verified(built, capsys):
     assert "no near-duplicates in any" in capsys.readouterr().out
     assert main([f"--verify={built}", "--embed_again"]) == 2
     assert "embeddings came from elsewhere" in capsys.readouterr().err
+    assert main([f"--verify={built}", "--embed_agian"]) == 2
+    assert "--embed_agian: no option of --verify" in capsys.readouterr().err
     assert main([f"--verify={built.parent}"]) == 2
     assert "give the --output of a finished run" in capsys.readouterr().err
 
@@ -107,6 +109,8 @@ def test_a_domain_above_the_limit_is_dealt_out(data, tmp_path, capsys):
         (["--embeddings=/nowhere"], "has no img_emb_*.npy"),
         (["--domains=/nowhere.npz"], "/nowhere.npz: unreadable"),
         (["--neighbors=3"], "--neighbors=3: must be 4 or more"),
+        (["--group=identiy"], "--group: no pair has a field 'identiy': name one of theirs: caption, key, license, url"),
+        (["--same", "url", "key+hous"], "--same: no pair has a field 'hous': name one of theirs: caption, key"),
         (["--min_sid=3"], "--min_sid=3: no such option"),
         (["--direct_num_worker=3"], "did you mean --direct_num_workers?"),
     ],

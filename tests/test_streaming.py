@@ -155,6 +155,16 @@ def test_a_cluster_gives_each_member_a_changing_context_without_the_target(folde
     batches.close()
 
 
+def test_clusters_have_as_many_members_as_their_manifest_says(tmp_path):
+    whole = make_cluster(1)
+    cluster = Cluster(whole.members[:3], whole.similarity[:3, :3])
+    write(tmp_path / "neighbors", [encode_cluster(cluster)] * 2, kind="clusters", members=3)
+    loader = stream(tmp_path, tasks=("neighbors",))
+    examples = [loader.example(i) for i in range(6)]
+    assert {int(example.target[0, 0, 0]) for example in examples} == {40, 45, 50}
+    assert all(len(example.instruction.references) == 2 for example in examples)
+
+
 def test_long_captions_of_clusters_are_cut_at_a_word(tmp_path):
     write(tmp_path / "neighbors", [encode_cluster(make_cluster(0, words="wonderful " * 60))], kind="clusters")
     loader = stream(tmp_path, tasks=("neighbors",))
@@ -229,6 +239,21 @@ def test_a_split_without_examples_is_told_in_the_same_way(tmp_path, examples):
     with pytest.raises(LoaderError, match=r"1 of 2 .* missing for 'test' .*some: has no split 'test'"):
         stream(tmp_path, tasks=("all", "some"), split="test")
     assert stream(tmp_path, tasks=("all", "some"), split="test", allow_missing=True).tasks == ("all",)
+
+
+def test_validation_stands_for_an_empty_test_split(tmp_path, examples, caplog):
+    first, second = (records.encode(example) for example in examples["text_to_image"][:2])
+    with DatasetWriter(tmp_path / "set") as writer:  # as of MagicBrush, which publishes train and dev
+        for split, held in (("train", [first]), ("validation", [second]), ("test", [])):
+            for record in held:
+                writer.split(split).write(record)
+            writer.split(split).finish(kind="examples")
+    with caplog.at_level(logging.WARNING):
+        loader = stream(tmp_path, tasks=("set",), split="test")
+    np.testing.assert_array_equal(loader.example(0).target, examples["text_to_image"][1].target)
+    assert f"{tmp_path}/set: split 'test' is empty: 'validation' stands for it" in caplog.text
+    train = stream(tmp_path, tasks=("set",), split="train").example(0)
+    np.testing.assert_array_equal(train.target, examples["text_to_image"][0].target)
 
 
 WITHOUT_TENSORFLOW = """

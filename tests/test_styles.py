@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from data_pipelines.corpus import FIXTURE
 from data_pipelines.sources import styles
 from data_pipelines.sources.item import Item, Skip, SourceError
 
@@ -97,6 +98,11 @@ def test_pictures_that_cannot_be_used_are_counted(folder):
         "only picture of its style",
         "style without captions",
     ]
+
+
+def test_a_corpus_is_one_line():
+    with pytest.raises(SourceError, match="its pictures are no files: give folders of picture files, one a style"):
+        read(f"--input={FIXTURE}")
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "water_color"])

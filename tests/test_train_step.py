@@ -10,8 +10,12 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
+from experiments import pretrain, stage2
+from experiments import super_res as enlarging
 from imagen_jax import model as model_lib
 from imagen_jax import partition, runs
+from imagen_jax import train as train_lib
+from imagen_jax.checkpoint import Checkpointer
 from imagen_jax.optim import make_optimizer
 from imagen_jax.train import compile_step
 from imagen_jax.train_step import Objective, add_lowres, crop, draw, init_state, losses, train_step
@@ -127,8 +131,6 @@ def test_one_loss_on_five_mesh_shapes():
 
 
 def test_every_large_leaf_of_the_paper_model_is_sharded():
-    from experiments import stage2
-
     config = stage2.get_config("paper")
     net, tx = model_lib.make_model(config), make_optimizer(config.optim, config.train.steps)
 
@@ -182,3 +184,49 @@ def test_super_resolution_trains_on_augmented_pictures(super_res):
     cropped = objective(config, crop_size=8)
     value = jax.jit(functools.partial(losses, net, cropped))(params, batch, draw(net, cropped, 64, jax.random.key(0)))
     assert value.shape == (64,) and bool(jnp.isfinite(value).all())
+
+
+UNTRAINABLE = [
+    (stage2, "data.max_references", 0, "config.data.max_references=0 must be at least 1"),
+    (stage2, "train.crop_size", 16, "config.train.crop_size=16 is for super-resolution"),
+    (enlarging, "model.lowres_size", 24, "image_size=64 must be a multiple of config.model.lowres_size=24"),
+    (enlarging, "train.crop_size", 12, "config.train.crop_size=12 must be a multiple of 8"),
+    (enlarging, "train.crop_size", 128, "at most config.model.image_size=64"),
+    (stage2, "text_encoder.vocab_size", 32000, "the tokenizer has up to 32128"),
+    (stage2, "sample.method", "ddmp", "config.sample.method 'ddmp' is unknown: use one of ddpm, ddim"),
+    (stage2, "sample.steps", 0, "config.sample.steps is 0: at least 1"),
+    (enlarging, "sample.super_res.guidance", "strong", "config.sample.super_res.guidance 'strong' is unknown"),
+    (enlarging, "sample.super_res.threshold", "high", "config.sample.super_res.threshold 'high' is unknown"),
+]
+
+
+@pytest.mark.parametrize(("experiment", "key", "value", "told"), UNTRAINABLE)
+def test_what_would_fail_only_later_is_told_before_training(experiment, key, value, told, tmp_path):
+    config = experiment.get_config()
+    config.train.crop_size = 32 if experiment is enlarging else 0
+    train_lib.check(config, tmp_path / "run")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError) as error:
+        train_lib.check(config, tmp_path / "run")
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_without_references_needs_no_slots_and_a_sampler_that_is_not_used_is_not_asked(tmp_path):
+    config = pretrain.get_config()
+    config.sample.super_res.method = "ddmp"
+    train_lib.check(config, tmp_path / "run")
+    assert config.data.max_references == 0
+
+
+def test_a_run_does_not_go_on_with_another_batch_size(tmp_path):
+    config, mesh = tiny.config(), partition.make_mesh(dict(data=1, fsdp=-1, tensor=1))
+    net, params = tiny.model_and_params()
+    tx, checkpointer = make_optimizer(config.optim, config.train.steps), Checkpointer(tmp_path / "checkpoints", keep=1)
+    trainer = train_lib.Trainer(config, tmp_path, mesh, net, tx, {}, None, None, checkpointer)
+    train_lib.save(trainer, init_state(params, tx).replace(step=jnp.int32(3)), 3, train_lib.metrics.Accumulator())
+    checkpointer.wait()
+    assert int(train_lib.start(trainer)[0].step) == 3
+    config.train.batch_size = 64
+    with pytest.raises(train_lib.TrainError, match=r"batch_size=64: .* was trained with 32, .*; set it to that"):
+        train_lib.start(trainer)
+    checkpointer.close()

@@ -91,6 +91,22 @@ def test_a_level_that_does_not_exist_is_one_clear_line(key):
         model_lib.make_model(tiny.config(**{key: (2, 3)}))
 
 
+SHAPES = [
+    (dict(image_size=50), "model.image_size=50 must be a multiple of 4"),
+    (dict(channels=(48, 144)), "model.channels=(48, 144): 144 does not divide"),
+    (dict(channels=(72, 128)), "model.channels=(72, 128): 72 does not divide"),
+    (dict(blocks=(1,)), "model.blocks=(1,) needs a number for each of model.channels=(8, 16)"),
+    (dict(dtype="bf16"), "model.dtype 'bf16' is unknown: use one of float32, bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), SHAPES)
+def test_a_shape_that_cannot_be_built_is_one_clear_line(changes, told):
+    with pytest.raises(ValueError) as error:
+        model_lib.make_model(tiny.config(**changes))
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
 def test_attention_in_place_is_attention_to_the_same_place_of_each_reference():
     places, references = 9, 3
     keys = jax.random.split(jax.random.key(0), 3)

@@ -138,11 +138,22 @@ def test_a_sound_data_set_alone_and_among_others(tmp_path, capsys):
         assert code == 0 and f": {count} examples, no problems" in out[0]
 
 
+def test_a_named_group_lies_in_one_split_of_all_data_sets(tmp_path, capsys):
+    for name, split, number in (("celeba", "train", 1), ("celeba_hq", "test", 2)):
+        unnamed = (_example(number + 5), "0", "0")  # its key, which other data sets have too, stands for its group
+        items = [(_example(number), f"{name}/0", "person 7"), unnamed]
+        _write(tmp_path / name, {split: items})
+    code, out, _ = _run(capsys, tmp_path)
+    assert code == 1 and "celeba_hq/test/00000.array_record: record 0: leak: group 'person 7'" in out[0]
+    assert "is in split train of celeba and in test" in out[0] and ": 4 examples, 1 problem" in out[1]
+
+
 @pytest.mark.parametrize(
     ("train", "test", "place", "words"),
     [
         ([(_example(1), "a", ""), (_example(2), "a", "")], [], "record 1", "duplicate key: key 'a' is taken by "),
         ([(_example(1), "a", ""), (_example(1), "b", "")], [], "record 1", "duplicate example: is "),
+        ([(_example(1), "a", "a")], [(_example(2), "a", "a")], "record 0", "leak: group 'a' is in split train and in"),
         ([(_example(1), "a", "p")], [(_example(2), "b", "p")], "record 0", "leak: group 'p' is in split train and in"),
         ([(_example(1), "a", "")], [(_example(1, "Take [ref#1]"), "b", "")], "record 0", "leak: the very picture"),
         ([(_example(1, reference=_picture(1)), "a", "")], [], "record 0", "reference is target"),
@@ -222,6 +233,22 @@ def test_a_corpus_whose_root_lies_in_two_splits(tmp_path, capsys):
         found, out, _ = _run(capsys, tmp_path)
         assert found == code
     assert "index.tsv: 1f341: leak: root 1f340 is in split train and in test" in out[0]
+
+
+def test_a_drawing_that_comes_again_in_a_later_split(tmp_path, capsys):
+    tile = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    tile[..., 3] = 255
+    for number, second in enumerate((255 - tile, np.minimum(tile, 252))):
+        folder = tmp_path / str(number)
+        writer = corpus.SheetWriter(folder, "noto", 64, lossless=True)
+        tiles = [f"noto:{writer.add(each)}" for each in (tile, second)]
+        writer.flush()
+        rows = [(code, code, split, "clover", "", "", "") for code, split in (("1f340", "train"), ("1f341", "test"))]
+        rows = [(*row, place) for row, place in zip(rows, tiles, strict=True)]
+        corpus.write_index(folder, 64, {"noto": {"held_out": False}}, {}, rows)
+    assert _run(capsys, tmp_path / "0")[0] == 0
+    code, out, _ = _run(capsys, tmp_path / "1")
+    assert code == 1 and "index.tsv: 1f341: near-duplicate: its drawing in noto, of split test, nearly equals" in out[0]
 
 
 @pytest.mark.parametrize("path", ["nothing", "nothing.jsonl", "nothing.json", "."])

@@ -55,6 +55,7 @@ def test_parquet_files(tmp_path):
         "a sketch",
         "a landscape by Vincent van Gogh in the style of Realism",
     ]
+    assert found[0].group == found[5].group != found[3].group  # one file twice
     assert found[0].meta == {"artist": "Vincent van Gogh", "genre": "landscape", "style": "Realism"}
     assert found[1].image == painting(1) and found[5].key == "data/train-00001-of-00002:0"
     assert "non-commercial" in found[0].licence == wikiart.ABOUT.licence

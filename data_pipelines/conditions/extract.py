@@ -19,6 +19,7 @@ from data_pipelines.conditions import planes
 from data_pipelines.images import ImageError, fit_image, read_image
 from data_pipelines.networks import hed
 from data_pipelines.networks.onnx import Normalisation, OnnxNetwork, normalisation_of
+from data_pipelines.sources.formats.common import without_suffix
 from data_pipelines.sources.item import SourceError
 
 KINDS = ("depth", "mask")
@@ -104,7 +105,7 @@ class MapFolder:
 
     def read(self, picture: Picture) -> Plane | str:
         """The map of a picture, cut to the same centre square; or why there is none."""
-        parts = Path(picture.name.replace(":", "/")).with_suffix("").parts
+        parts = Path(without_suffix(picture.name.replace(":", "/"))).parts
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
         path = next((self._paths[end] for end in ends if end in self._paths), None)
         if path is None:

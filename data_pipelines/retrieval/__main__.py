@@ -58,14 +58,14 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--splits", type=_shares, default=DEFAULTS.splits, metavar="TRAIN,VALIDATION,TEST",
         help="shares, where the input has no splits of its own (default: 0.96,0.02,0.02)",
     )  # fmt: skip
-    group.add_argument("--group", default="", help="field whose pictures stay in one split (default: equal pixels do)")
+    group.add_argument("--group", default="", help="field whose pictures stay in one split (default: one picture's do)")
     group.add_argument(
         "--shard_clusters",
         type=int,
         default=DEFAULTS.shard_clusters,
         help="clusters a shard, about (default: %(default)s)",
     )
-    group.add_argument("--seed", type=int, default=0, help="of the clusters and the splits (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="of the clusters (default: %(default)s)")
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         build = _import_build()
         if chosen.verify is not None:
+            if flags:
+                raise SettingsError(f"{flags[0]}: no option of --verify: see --help")
             build.check(chosen.verify, chosen.cache, chosen.weights, chosen.embed_again)
         else:
             build.run(_settings(chosen), flags, chosen.keep_work)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ import numpy as np
 from data_pipelines.packages import EFFICIENTNET, MINILM
 from data_pipelines.record_writer import claim
 from data_pipelines.retrieval import domains, manifest, pipeline, precomputed, verify
-from data_pipelines.retrieval.blocks import WorkFolder
+from data_pipelines.retrieval.blocks import PAIRS_PER_BLOCK, WorkFolder
 from data_pipelines.retrieval.embed import open_embedder
 from data_pipelines.retrieval.pairs import Embedders
-from data_pipelines.retrieval.settings import EMBEDDERS, Settings, SettingsError
+from data_pipelines.retrieval.settings import EMBEDDERS, Settings, SettingsError, check_fields
 from data_pipelines.retrieval.writing import RECORDS
-from data_pipelines.sources.captioned import Part, list_parts
+from data_pipelines.sources.captioned import Captioned, Part, list_parts, read_part
 
 _EVERY = 10.0  # seconds between two lines of progress
 
@@ -42,6 +43,7 @@ def run(settings: Settings, flags: Sequence[str], keep_work: bool) -> None:
     if settings.output.exists():
         raise BuildError(f"{settings.output}: exists already: delete it, or choose another --output")
     parts = list_parts(settings.input, image_column=settings.image_column, caption_column=settings.caption_column)
+    check_fields(settings, _fields(parts))
     embedders, description = _open_embedders(settings)
     prompts = _open_prompts(settings, embedders)
     work = WorkFolder(settings.work)
@@ -70,6 +72,12 @@ def check(folder: Path, cache: Path, weights: Path | None, embed_again: bool) ->
         embed = open_embedder(EMBEDDERS[name][0], cache, weights or "")
         largest, deviation = verify.embed_again(folder, embed)
         print(f"largest similarity {largest:.4f}, embedded anew; at most {deviation:.4f} from what the records say")
+
+
+def _fields(parts: Sequence[Part]) -> set[str]:
+    """The further fields of the first pairs, which stand for all."""
+    pairs = (each for part in parts for each in read_part(part) if isinstance(each, Captioned))
+    return {name for pair in islice(pairs, PAIRS_PER_BLOCK) for name, value in pair.meta.items() if value}
 
 
 def _open_embedders(settings: Settings) -> tuple[Embedders, dict]:

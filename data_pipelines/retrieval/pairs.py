@@ -27,7 +27,7 @@ from data_pipelines.retrieval.blocks import (
 from data_pipelines.retrieval.duplicates import Marks, pixel_hash, thumbnail
 from data_pipelines.retrieval.settings import Settings, same_marks, split_of
 from data_pipelines.sources.captioned import Captioned, Part, read_part
-from data_pipelines.sources.formats.common import SUFFIXES
+from data_pipelines.sources.formats.common import without_suffix
 from data_pipelines.sources.item import Skip
 
 QUALITY, EMBED = "quality", "embed"
@@ -88,7 +88,7 @@ def _screen_pair(pair: Captioned, screened: Screened, settings: Settings) -> str
         return picture
     stored = fit_image(picture, settings.size)
     marks = Marks(np.zeros(0), thumbnail(stored), pixel_hash(stored), same_marks(pair, settings.same))
-    split = split_of(pair, marks.pixels, settings)
+    split = split_of(pair, settings)
     known = Pair(pair.key, pair.caption, pair.url, pair.licence, split, _name_of(pair), "", 0)
     screened.rows.append(Row(known, marks, np.zeros(0)))
     screened.pictures.append(encode_image(stored))
@@ -104,9 +104,7 @@ def _name_of(pair: Captioned) -> str:
 
 def stem_of(path: str) -> str:
     """'a/b.jpg' -> 'b'; a name without a picture's suffix stays whole."""
-    name = PurePosixPath(path.replace("\\", "/")).name
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
+    return without_suffix(PurePosixPath(path.replace("\\", "/")).name)
 
 
 def embed(screened: Screened | str, work: WorkFolder, embedders: Embedders) -> tuple[Sequence[Row], Counter]:

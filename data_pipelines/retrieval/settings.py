@@ -1,13 +1,13 @@
 """Everything that decides what the retrieval pipeline writes (paper section 3), as one picklable value."""
 
-import hashlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data_pipelines.corpus import SPLITS
 from data_pipelines.retrieval.duplicates import Sameness
 from data_pipelines.retrieval.quality import Limits
 from data_pipelines.sources.captioned import Captioned
+from data_pipelines.splits import deal
 
 EMBEDDERS = {  # name -> embedder of pictures, embedder of texts (data_pipelines/retrieval/embed.py), one space?
     "efficientnet": ("efficientnet_lite0", "minilm", False),
@@ -60,9 +60,18 @@ class Settings:
 
     def of_blocks(self) -> dict:
         """What a finished block depends on: a rerun with other values must not use it."""
-        names = ("input", "image_column", "caption_column", "embedder", "size", "same", "group", "seed")
+        names = ("input", "image_column", "caption_column", "embedder", "size", "same", "group")
         chosen = {name: getattr(self, name) for name in names} | {"limits": asdict(self.limits)}
         return chosen | {"same": list(self.same), "embeddings": str(self.embeddings or ""), "splits": list(self.splits)}
+
+
+def check_fields(settings: Settings, found: Collection[str]) -> None:
+    """Raises SettingsError where --group or --same name a field that is none of those found, nor known of all pairs."""
+    named = [("group", settings.group)] + [("same", part) for name in settings.same for part in name.split("+")]
+    for option, field_name in named:
+        if field_name and field_name not in {*found, "url", "caption", "licence"}:
+            has = ", ".join(sorted(found)) or "none"
+            raise SettingsError(f"--{option}: no pair has a field '{field_name}': name one of theirs: {has}")
 
 
 def same_marks(pair: Captioned, same: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,17 +84,9 @@ def same_marks(pair: Captioned, same: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{name}={'+'.join(values)}" for name, values in found if all(values))
 
 
-def split_of(pair: Captioned, pixels: str, settings: Settings) -> str:
-    """The data set's own split, else one by the hash of the pair's group, else of its very pixels.
+def split_of(pair: Captioned, settings: Settings) -> str:
+    """The data set's own split, else that of the pair's group, as stage 2 deals it (data_pipelines/splits.py).
 
-    Copies of a picture under two keys have the same pixels, so they never straddle splits.
+    Of copies of a picture in two groups the selection keeps the one of the earliest split.
     """
-    if pair.split:
-        return pair.split
-    name = f"{settings.seed}:{pair.meta.get(settings.group) or pixels}"
-    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    for split, share in zip(SPLITS[1:], settings.splits[1:], strict=True):  # 'train' takes the rest
-        position -= share
-        if position < 0:
-            return split
-    return SPLITS[0]
+    return pair.split or deal(pair.meta.get(settings.group) or pair.group or pair.key, settings.splits)

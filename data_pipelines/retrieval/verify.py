@@ -17,7 +17,7 @@ from data_pipelines.records import RecordError, RecordReader, open_picture
 from data_pipelines.retrieval.clusters import Cluster, decode
 from data_pipelines.retrieval.duplicates import pixel_distance, pixel_hash
 
-PROMISES = ("threshold", "pixel_distance", "members", "size", "clusters")  # what the manifest must tell
+PROMISES = ("threshold", "pixel_distance", "members", "size", "clusters", "settings")  # what the manifest must tell
 SIDE = 32  # pixels of the compared pictures
 TOLERANCE = 0.005  # of a similarity: embeddings were kept as float16, and machines round differently
 
@@ -38,6 +38,7 @@ class Verifier:
         self.split, self.largest = "", 0.0
         self.split_of_key: dict[str, str] = {}
         self._manifest = manifest
+        self._urls_differ = "url" in manifest["settings"]["same"]
         self._split_of_pixels: dict[str, str] = {}
         self._seeds: set[str] = set()
         self._members: set[frozenset[str]] = set()
@@ -70,7 +71,7 @@ class Verifier:
         self.largest = max(self.largest, float(similarity))
         if not similarity < self._manifest["threshold"]:
             return f"similarity {similarity:.4f}, and the threshold is {self._manifest['threshold']:g}"
-        if cluster.members[a].url and cluster.members[a].url == cluster.members[b].url:
+        if self._urls_differ and cluster.members[a].url and cluster.members[a].url == cluster.members[b].url:
             return f"one URL, {cluster.members[a].url}"
         if np.array_equal(pictures[a], pictures[b]):
             return "identical pixels"

@@ -72,7 +72,7 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
     for each in captioned.read_captioned(arguments.input, **columns):
         if isinstance(each, Captioned):
             reason = unfit(each, arguments.min_size, arguments.max_aspect, arguments.min_similarity)
-            item = Item(each.key, "text_to_image", each.image, caption=each.caption, split=each.split)
+            item = Item(each.key, "text_to_image", each.image, each.caption, group=each.group, split=each.split)
             yield Skip(each.key, reason) if reason else item
         else:
             yield each
@@ -97,11 +97,11 @@ def _number(text: str) -> float:
 
 
 def picture_size(image: Pixels) -> tuple[int, int] | None:
-    """(width, height) from the file's first bytes; None where it is broken, which the runner finds out and counts."""
+    """(width, height) from the file's first bytes; None where it is broken or huge: the runner finds that out."""
     if not isinstance(image, bytes | Path):
         return image.shape[1], image.shape[0]
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return opened.size
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

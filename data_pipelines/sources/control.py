@@ -154,7 +154,8 @@ def _make_items(
         if condition == "edge":
             plane = planes.dilate(plane, _draw("dilate", each.key, arguments.dilate + 1))
         references = ((TEXTS[condition], planes.to_picture(plane)),)
-        yield Item(each.key, condition, each.image, each.caption, references=references, split=each.split)
+        where = dict(group=each.group, split=each.split)
+        yield Item(each.key, condition, each.image, each.caption, references=references, **where)
 
 
 def _batch_size(arguments: argparse.Namespace) -> int:

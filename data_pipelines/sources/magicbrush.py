@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from data_pipelines.sources.formats import parquet
-from data_pipelines.sources.formats.common import split_of
+from data_pipelines.sources.formats.common import own_splits
 from data_pipelines.sources.item import About, Item, Skip, SourceError
 
 HELP = "MagicBrush, photographs edited by instruction (parquet files)"
@@ -42,18 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
     """An edit (or, with --masked, masked_edit) item a turn; the turns of one photograph are one group.
 
-    The set's dev files are the validation split. Raises SourceError for a missing file or column.
+    The set's dev files are the validation split; train files alone are dealt by photograph. Raises SourceError for a
+    missing file or column.
     """
     path = Path(arguments.input)
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
         raise SourceError(f"{path}: no parquet files: give the folder data/ of osunlp/MagicBrush")
-    for file in files:
+    for file, split in zip(files, own_splits([file.name for file in files]), strict=True):
         for row in parquet.read_rows(file, COLUMNS):
-            yield row if isinstance(row, Skip) else _item(file, *row, arguments.masked)
+            yield row if isinstance(row, Skip) else _item(file, split, *row, arguments.masked)
 
 
-def _item(file: Path, number: int, fields: dict, masked: bool) -> Item | Skip:
+def _item(file: Path, split: str, number: int, fields: dict, masked: bool) -> Item | Skip:
     where = f"{file}: row {number}"
     pictures = {name: parquet.encoded(fields[name], file.parent) for name in ("source_img", "target_img", "mask_img")}
     if pictures["source_img"] is None or pictures["target_img"] is None or (masked and pictures["mask_img"] is None):
@@ -75,7 +76,7 @@ def _item(file: Path, number: int, fields: dict, masked: bool) -> Item | Skip:
         change=change,
         references=references,
         group=str(fields["img_id"]),
-        split=split_of(file.name),
+        split=split,
     )
 
 
@@ -89,13 +90,13 @@ def change_of(instruction: str) -> str:
 def read_mask(encoded: bytes | Path) -> UInt8[np.ndarray, "h w 3"]:
     """The hole of a mask picture in white on black: [h, w, 3] uint8.
 
-    Where the picture has no transparent pixel, its purely white ones are the hole. Raises MaskError where it is broken,
-    or where nothing, or everything, is hole.
+    Where the picture has no transparent pixel, its purely white ones are the hole. Raises MaskError where it is broken
+    or huge, or where nothing, or everything, is hole.
     """
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             rgba = np.asarray(image.convert("RGBA"))
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise MaskError("broken mask") from None
     alpha = rgba[..., 3]
     hole = 255 - alpha if alpha.min() < 255 else np.where((rgba[..., :3] == 255).all(-1), 255, 0).astype(np.uint8)

@@ -76,11 +76,11 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
         if isinstance(read, Skip):
             yield read
             continue
-        split = splitter.split(Item(each.key, "style_transfer", read, split=each.split))
+        split = splitter.split(Item(each.key, "style_transfer", read, group=each.group, split=each.split))
         if not styles.get(split):
             yield Skip(each.key, f"no style picture in {split}")
         for chosen in _choose(styles.get(split, []), each.key, arguments):
-            yield _draw(network, each.key, read, chosen, arguments.size, split)
+            yield _draw(network, each, read, chosen, arguments.size, split)
 
 
 def read_styles(spec: str) -> Iterator[Captioned | Skip]:
@@ -100,7 +100,7 @@ def read_styles(spec: str) -> Iterator[Captioned | Skip]:
 
 def _in_folder(file: Path) -> Captioned:
     style = file.parent.name.replace("_", " ")
-    return Captioned(f"{file.parent.name}/{file.name}", file, style, meta={"style": style, "file": file.stem})
+    return Captioned(f"{file.parent.name}/{file.name}", file, style, meta={"style": style}, group=file.stem)
 
 
 def _gather(arguments: argparse.Namespace) -> Generator[Skip, None, list[tuple[Captioned, np.ndarray]]]:
@@ -128,7 +128,7 @@ def _deal(
     dealt: dict[str, list[Style]] = {}
     for each, picture in tqdm(pictures, desc="style codes", unit="picture", leave=False):
         # Some paintings of WikiArt lie in two styles: one file never straddles splits.
-        item = Item(each.key, "style_transfer", picture, group=each.meta.get("file", ""), split=each.split)
+        item = Item(each.key, "style_transfer", picture, group=each.group, split=each.split)
         name = each.meta.get("style", "").replace("_", " ")
         text = f"{name} style" if name else "style image"
         code = network.style_code(picture)
@@ -143,11 +143,14 @@ def _choose(styles: list[Style], key: str, arguments: argparse.Namespace) -> lis
     return [styles[i] for i in rng.choice(len(styles), count, replace=False)] if styles else []
 
 
-def _draw(network: style.StyleTransfer, key: str, content: np.ndarray, chosen: Style, size: int, split: str) -> Item:
+def _draw(
+    network: style.StyleTransfer, each: Captioned, content: np.ndarray, chosen: Style, size: int, split: str
+) -> Item:
     """Drawn at the network's own size; the runner shrinks it."""
     references = ((chosen.text, chosen.picture), ("content image", fit_image(content, size)))
     target = network.draw(content, chosen.code)
-    return Item(f"{key} as {chosen.key}", "style_transfer", target, references=references, group=key, split=split)
+    key, group = f"{each.key} as {chosen.key}", each.group or each.key
+    return Item(key, "style_transfer", target, references=references, group=group, split=split)
 
 
 def _read(each: Captioned | Skip, size: int) -> np.ndarray | Skip:

@@ -55,14 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
-    """Each captioned sample with another picture of its style. Raises SourceError where there are no styles."""
+    """Each captioned sample with another picture of its style. Raises SourceError without styles of picture files."""
     root = Path(arguments.input)
     styles = _find_styles(root)
     expected = {f"{root}: {path.relative_to(root).as_posix()}" for style in styles.values() for path in style.marked}
     captioned = set()
     for sample in read_captioned(str(root)):
         if isinstance(sample, Captioned):
-            style = _style_of(Path(sample.image), styles, root)
+            if not isinstance(sample.image, Path):
+                raise SourceError(f"{root}: its pictures are no files: give folders of picture files, one a style")
+            style = _style_of(sample.image, styles, root)
             captioned.add(style)
             yield from _make_item(sample, style, arguments)
         elif sample.where not in expected:  # a reference needs no caption
@@ -89,7 +91,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _make_item(sample: Captioned, style: Style | None, arguments: argparse.Namespace) -> Iterator[Item | Skip]:
-    target, reason = Path(sample.image), _too_far(sample, arguments.min_similarity)
+    target, reason = sample.image, _too_far(sample, arguments.min_similarity)
     if style is None or reason:
         yield Skip(sample.key, reason or "in no style's folder")
         return

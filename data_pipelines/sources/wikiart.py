@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_pipelines.sources.formats import parquet
-from data_pipelines.sources.formats.common import SUFFIXES, Captioned
+from data_pipelines.sources.formats.common import SUFFIXES, Captioned, group_of
 from data_pipelines.sources.item import About, Item, Skip, SourceError
 
 HELP = "WikiArt paintings, captioned by artist, genre and style (parquet files or folder)"
@@ -43,8 +43,7 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
     """A text_to_image item a painting. Raises SourceError as read_wikiart does."""
     for painting in read_wikiart(arguments.input):
         if isinstance(painting, Captioned):
-            group = painting.meta.get("file", "")  # the folder layout holds some paintings under two styles
-            yield Item(painting.key, "text_to_image", painting.image, caption=painting.caption, group=group)
+            yield Item(painting.key, "text_to_image", painting.image, painting.caption, group=painting.group)
         else:
             yield painting
 
@@ -80,7 +79,8 @@ def _read_parquet(file: Path, root: Path) -> Iterator[Captioned | Skip]:
         if image is None:
             yield Skip(f"{file}: row {number}", "no picture")
         else:
-            yield _captioned(f"{name}:{number}", image, {column: fields[column] or "" for column in CLASSES})
+            classes = {column: fields[column] or "" for column in CLASSES}
+            yield _captioned(f"{name}:{number}", image, classes, group_of(image))
 
 
 def _read_folder(folder: Path) -> Iterator[Captioned | Skip]:
@@ -96,8 +96,8 @@ def _read_folder(folder: Path) -> Iterator[Captioned | Skip]:
             continue
         key = f"{file.parent.name}/{file.name}"
         classes = {"artist": parts["artist"], "genre": genres.get(key, ""), "style": file.parent.name}
-        more = {"title": parts["title"].replace("-", " "), "year": parts["year"] or "", "file": file.stem}
-        yield _captioned(key, file, classes, more)
+        more = {"title": parts["title"].replace("-", " "), "year": parts["year"] or ""}
+        yield _captioned(key, file, classes, file.stem, more)  # some paintings lie under two styles
 
 
 def _read_genres(folder: Path) -> dict[str, str]:
@@ -115,10 +115,12 @@ def _read_genres(folder: Path) -> dict[str, str]:
     return genres
 
 
-def _captioned(key: str, image, classes: Mapping[str, str], more: Mapping[str, str] | None = None) -> Captioned:
+def _captioned(
+    key: str, image, classes: Mapping[str, str], group: str, more: Mapping[str, str] | None = None
+) -> Captioned:
     known = {column: _in_words(column, name) for column, name in classes.items()}
     meta = {name: text for name, text in (known | dict(more or {})).items() if text}
-    return Captioned(key, image, caption_of(meta), licence=ABOUT.licence, meta=meta)
+    return Captioned(key, image, caption_of(meta), licence=ABOUT.licence, meta=meta, group=group)
 
 
 def _in_words(column: str, name: str) -> str:

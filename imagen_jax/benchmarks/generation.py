@@ -31,8 +31,8 @@ from data_pipelines.instruction import Instruction, InstructionError, layout_of,
 from data_pipelines.sources.item import Pixels, Skip
 from data_pipelines.text import load_tokenizer
 from data_pipelines.wording import Draft, WordingError, word
-from imagen_jax import cascade, grid, partition, runs, samplers, workdir
-from imagen_jax.pipeline import open_super_res
+from imagen_jax import cascade, grid, partition, release, runs, samplers, workdir
+from imagen_jax.pipeline import MAX_SEED, open_super_res
 from imagen_jax.runs import Run
 from imagen_jax.types import Context, Text
 
@@ -55,6 +55,12 @@ class Request:
     references: Sequence[tuple[str, Pixels]] = ()
     size: int = 0  # side of the written picture in pixels; 0 as the model makes it
     round: int = 0  # its references may be pictures of the rounds before
+    key: str = ""  # what names it for every model alike; '' its file does
+
+    @property
+    def number(self) -> int:
+        """What its phrasing and its noise are chosen by."""
+        return zlib.crc32((self.key or self.file).encode())
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Artist:
         return load_tokenizer(self.base.config.data.tokenizer)
 
     def instruct(self, request: Request) -> Instruction:
-        """The request in words and pictures, in the phrasing that the hash of its file chooses.
+        """The request in words and pictures, in the phrasing that its number chooses.
 
         Raises BenchmarkError, ImageError, WordingError for one that this run cannot be told.
         """
@@ -81,7 +87,7 @@ class Artist:
             raise BenchmarkError(f"{request.task} needs {least} references; the run and the data allow {len(given)}")
         references = [(text, read_pixels(pixels)) for text, pixels in given]
         draft = Draft(_NO_TARGET, request.caption, request.change, references)
-        first = zlib.crc32(request.file.encode()) % templates.count(request.task)
+        first = request.number % templates.count(request.task)
         return word(request.task, draft, first, lambda text: self._fits(text, layout.text_length)).instruction
 
     def pack(self, instruction: Instruction) -> tuple[Text, Context]:
@@ -89,10 +95,10 @@ class Artist:
         return pack(instruction, self._tokenizer, layout_of(self.base.config))
 
     def draw(self, requests: Sequence[Request], packed: Sequence[tuple[Text, Context]]) -> np.ndarray:
-        """[B, S, S, 3] uint8, picture i from instruction i, the seed and the file of request i. Raises CascadeError."""
+        """[B, S, S, 3] uint8, picture i from instruction i, the seed and request i's number. Raises CascadeError."""
         text, context = jax.tree.map(lambda *leaves: np.stack(leaves), *packed)
-        names = jnp.array([zlib.crc32(request.file.encode()) for request in requests], jnp.uint32)
-        keys = samplers.sample_keys(jax.random.key(self.seed), names)
+        numbers = jnp.array([request.number for request in requests], jnp.uint32)
+        keys = samplers.sample_keys(jax.random.key(self.seed), numbers)
         pictures = cascade.generate(self.base, self.super_res, self.sample, text, context, keys)
         return grid.to_uint8(np.asarray(pictures.get("super_res", pictures["base"])))
 
@@ -104,10 +110,12 @@ def add_generate(
     actions,
     requests: Callable[[argparse.Namespace], Iterable[Request | Skip]],
     write_others: Callable[[argparse.Namespace, Sequence[Request]], None] = lambda *_: None,
+    record: str = "pictures.json",
 ) -> argparse.ArgumentParser:
     """The action `generate` of a benchmark, which may add options of its own to the parser that is returned.
 
-    `write_others` writes what else the benchmark's layout has, before the first picture is drawn.
+    `write_others` writes what else the benchmark's layout has, before the first picture is drawn. `record` says in
+    OUTPUT what made the pictures: one file, or with {name} one a model, where each has pictures of its own.
     """
     parser = actions.add_parser(
         "generate", help="draw the benchmark's pictures with a trained run; goes on where it was"
@@ -124,17 +132,13 @@ def add_generate(
         help="a key of the run's own config.sample, as steps=64 or super_res.workdir=runs/super_res; may be repeated",
     )  # fmt: skip
     parser.add_argument("--name", default="", help="what to call the model in the results (default: the run's folder)")
-    parser.set_defaults(act=lambda arguments: _act(arguments, requests, write_others))
+    parser.set_defaults(act=lambda arguments: _act(arguments, requests, write_others, record))
     return parser
 
 
-def _act(arguments: argparse.Namespace, read: Callable, write_others: Callable) -> None:
-    for name, least in (("batch", 1), ("limit", 1), ("seed", 0)):
-        if (value := getattr(arguments, name)) is not None and value < least:
-            raise BenchmarkError(f"--{name}={value}: must be at least {least}")
+def _act(arguments: argparse.Namespace, read: Callable, write_others: Callable, record: str) -> None:
     arguments.name = arguments.name or arguments.workdir.resolve().name
-    if Path(arguments.name).name != arguments.name:
-        raise BenchmarkError(f"--name={arguments.name}: is the name of a folder: no path, please")
+    _check(arguments)
     requests = without_skips(read(arguments))[: arguments.limit]
     if not requests:
         raise BenchmarkError(f"{arguments.data}: gives no picture to draw: correct --data")
@@ -144,9 +148,19 @@ def _act(arguments: argparse.Namespace, read: Callable, write_others: Callable) 
         print("\n".join(f"{each.file}: {each.caption or each.change}" for each in requests))
         return
     artist = open_artist(arguments.workdir, arguments.sample, arguments.seed)
-    keep_record(arguments.output / f"{arguments.name}.json", settings_of(artist, arguments.workdir))
+    keep_record(arguments.output / record.format(name=arguments.name), settings_of(artist, arguments.workdir), there)
     write_others(arguments, requests)
     generate(artist, requests, arguments.output, arguments.batch)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name, least in (("batch", 1), ("limit", 1), ("seed", 0)):
+        if (value := getattr(arguments, name)) is not None and value < least:
+            raise BenchmarkError(f"--{name}={value}: must be at least {least}")
+    if arguments.seed > MAX_SEED:
+        raise BenchmarkError(f"--seed={arguments.seed}: must be at most {MAX_SEED}")
+    if Path(arguments.name).name != arguments.name:
+        raise BenchmarkError(f"--name={arguments.name}: is the name of a folder: no path, please")
 
 
 def for_each(make: Callable[[T], U], found: Iterable[T | Skip]) -> Iterator[U | Skip]:
@@ -194,16 +208,26 @@ def _change(sample: ConfigDict, change: str) -> None:
 
 
 def settings_of(artist: Artist, folder: Path) -> dict:
-    """What decides a picture besides its request: the run and its newest step, the seed, and how it is sampled."""
-    steps = [int(path.name) for path in runs.checkpoint_dir(folder).glob("*") if path.name.isdigit()]
-    super_res = artist.super_res.config.name if artist.super_res else ""
-    sample = json.loads(artist.sample.to_json())
-    run = {"workdir": str(folder.resolve()), "step": max(steps, default=None), "super_res": super_res}
-    return {**run, "seed": artist.seed, "sample": sample}
+    """What decides a picture besides its request: both runs and their steps, the seed, and how they are sampled."""
+    base = {"workdir": _resolved(folder), "step": artist.base.step}
+    beside = artist.sample.super_res.workdir  # 'auto' follows from the base's
+    second = artist.super_res and {
+        "name": artist.super_res.config.name,
+        "workdir": beside if beside == "auto" else _resolved(beside),
+        "step": artist.super_res.step,
+    }
+    return {**base, "super_res": second, "seed": artist.seed, "sample": json.loads(artist.sample.to_json())}
 
 
-def keep_record(path: Path, settings: Mapping) -> None:
-    """Write the settings beside the pictures. Raises BenchmarkError where those there were made with others."""
+def _resolved(folder: str | Path) -> str:
+    return str(release.locate(folder).resolve())
+
+
+def keep_record(path: Path, settings: Mapping, there: int) -> None:
+    """Write the settings beside the pictures. Raises BenchmarkError where those `there` were made with others."""
+    if there and not path.exists():
+        told = f"missing, so nothing says what made the {there} pictures there"
+        raise BenchmarkError(f"{path}: {told}: give another --output, or remove the pictures")
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():

@@ -1,13 +1,14 @@
 """ImagenHub: a model's pictures for its tasks, in its own folders, and its human ratings (Ku et al. 2024, 2310.01596;
 paper section 4, whose raters score as ImagenHub's do).
 
-DATA holds the data sets under their names on Hugging Face (Text_to_Image/, ... with their parquet files). OUTPUT gets
-what ImagenHub's benchmarking.py writes: EXPERIMENT/MODEL/sample_UID.jpg at 512 pixels, EXPERIMENT/input/ with what the
-model was shown, and dataset_lookup.json and .csv, which raters fill in.
+DATA holds the data sets under their names on Hugging Face (Text_to_Image/, ... with their parquet files); the subjects'
+pictures are in two of their own, DreamBooth_Concepts/ and Multi_Subject_Concepts/. OUTPUT gets what ImagenHub's
+benchmarking.py writes: EXPERIMENT/MODEL/sample_UID.jpg at 512 pixels, EXPERIMENT/input/ with what the model was shown,
+and dataset_lookup.json and .csv, which raters fill in.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 from data_pipelines.images import encode_image, fit_image
 from data_pipelines.sources.formats import parquet
 from data_pipelines.sources.groups import with_article
-from data_pipelines.sources.item import About, Pixels, Skip
+from data_pipelines.sources.item import About, Pixels, Skip, SourceError
 from data_pipelines.sources.magicbrush import MaskError, change_of, read_mask
 from imagen_jax import workdir
 from imagen_jax.benchmarks.generation import Request, add_generate, read_pixels
@@ -64,7 +65,7 @@ class HubError(ValueError):
 
 def add_actions(actions) -> None:
     """generate and ratings; scores are made by people."""
-    parser = add_generate(actions, requests, write_others)
+    parser = add_generate(actions, requests, write_others, record="{name}.json")
     words = f"which tasks, of {', '.join(EXPERIMENTS)} (default: all)"
     parser.add_argument("--tasks", nargs="+", choices=tuple(EXPERIMENTS), metavar="TASK", help=words)
     add_ratings(actions, IMAGEN_HUB)
@@ -74,15 +75,16 @@ def requests(arguments: argparse.Namespace) -> Iterator[Shown | Skip]:
     """The pictures of the chosen tasks; a Skip for what the data, or a model of these tasks, cannot give."""
     for name in arguments.tasks or EXPERIMENTS:
         experiment = EXPERIMENTS[name]
-        examples = read_examples(arguments.data, *experiment.examples)
+        examples = yield from read_examples(arguments.data, *experiment.examples)
         for row in read_rows(arguments.data, experiment.data, experiment.split):
             if isinstance(row, Skip):
                 yield row
                 continue
             try:
-                file = f"{experiment.folder}/{arguments.name}/{experiment.uid.format(**row)}"
+                uid = experiment.uid.format(**row)
+                file, key = f"{experiment.folder}/{arguments.name}/{uid}", f"{experiment.folder}/{uid}"
                 info = {column: row[column] for column in experiment.info}
-                yield Shown(file, size=SIZE, info=info, **experiment.ask(row, examples))
+                yield Shown(file, size=SIZE, key=key, info=info, **experiment.ask(row, examples))
             except (HubError, MaskError) as error:
                 yield Skip(file, str(error))
             except KeyError as error:
@@ -90,8 +92,13 @@ def requests(arguments: argparse.Namespace) -> Iterator[Shown | Skip]:
 
 
 def read_rows(data: Path, name: str, split: str) -> Iterator[dict | Skip]:
-    """The rows of DATA/NAME's parquet files of a split; one Skip where there are none."""
-    files = [path for path in sorted((data / name).rglob("*.parquet")) if path.name.startswith(f"{split}-")]
+    """The rows of DATA/NAME's parquet files of a split; one Skip where there are none.
+
+    ImagenHub writes DreamBooth_Concepts with a hyphen, too: either will do.
+    """
+    spelled = (data / name, data / name.replace("_", "-"))
+    found = (sorted(folder.rglob(f"{split}-*.parquet")) for folder in spelled)
+    files = next(filter(None, found), [])
     if not files:
         yield Skip(str(data / name), f"no {split}-*.parquet: load ImagenHub/{name} from Hugging Face")
     for file in files:
@@ -99,11 +106,20 @@ def read_rows(data: Path, name: str, split: str) -> Iterator[dict | Skip]:
             yield row if isinstance(row, Skip) else row[1]
 
 
-def read_examples(data: Path, name: str, column: str) -> Examples:
-    """The pictures of each subject in DATA/NAME; {} where the task has none, or they are missing."""
+def read_examples(data: Path, name: str, column: str) -> Generator[Skip, None, Examples]:
+    """Yields what is missing; returns the pictures of each subject in DATA/NAME, {} for a task without.
+
+    Raises SourceError for a data set of other columns.
+    """
     examples: Examples = {}
     for row in read_rows(data, name, "train") if name else ():
-        if isinstance(row, dict) and (picture := parquet.encoded(row["image"], data)) is not None:
+        if isinstance(row, Skip):
+            yield row
+            continue
+        if "image" not in row or not isinstance(row.get(column), str):
+            needs = f"needs the columns image and, as text, {column}; it has {', '.join(row)}"
+            raise SourceError(f"{data}: {name} {needs}: load ImagenHub/{name} from Hugging Face")
+        if (picture := parquet.encoded(row["image"], data)) is not None:
             examples.setdefault(row[column].replace("_", " "), []).append(picture)
     return examples
 
@@ -135,7 +151,7 @@ def _picture(row: dict, column: str) -> Pixels:
 
 
 def _text(row: dict, column: str) -> str:
-    if not (row[column] or "").strip():
+    if not isinstance(row[column], str) or not row[column].strip():
         raise HubError(f"no text in {column}")
     return row[column]
 

@@ -21,7 +21,7 @@ RULES = (
     "as evaluation/image_eval.py: single_turn is its 'all turn', every edit of the true picture before it; multi_turn "
     "its 'final turn', the last of each session with the model's own pictures in between; l1 and l2 at the target's "
     "size, values in 0..1; clip_i and dino with the target; clip_t with the target's description, clip_t_real the "
-    "target's own"
+    "target's own; a picture whose target has no description has no clip_t"
 )
 METRICS = ("l1", "l2", "clip_i", "dino", "clip_t", "clip_t_real")
 

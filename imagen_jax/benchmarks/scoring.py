@@ -97,16 +97,21 @@ def score(output: Path, judged: Sequence[Judged], encoders: Encoders) -> dict[st
 
 
 def average(judged: Sequence[Judged], scores: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """A row for each group, in the order of their first pictures: how many pictures, and the mean of each metric."""
+    """A row for each group, in the order of their first pictures: how many pictures, and the mean of each metric.
+
+    A metric that some of the pictures lack, such as clip_t without a text, also says how many pictures it is of.
+    """
     groups: dict[str, list[str]] = {}
     for each in judged:
         for group in each.groups:
             groups.setdefault(group, []).append(each.file)
     rows = []
     for group, files in groups.items():
-        names = dict.fromkeys(name for file in files for name in scores[file])
-        means = {name: float(np.mean([scores[file][name] for file in files if name in scores[file]])) for name in names}
-        rows.append({"group": group, "pictures": len(files), **means})
+        row = {"group": group, "pictures": len(files)}
+        for name in dict.fromkeys(name for file in files for name in scores[file]):
+            found = [scores[file][name] for file in files if name in scores[file]]
+            row |= {name: float(np.mean(found))} | ({f"{name} pictures": len(found)} if len(found) < len(files) else {})
+        rows.append(row)
     return rows
 
 

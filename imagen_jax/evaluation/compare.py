@@ -4,7 +4,7 @@
 
 A run is a workdir that was trained to its end: then held-out losses are compared. Where --mode=eval has filled all of
 them, their pictures' scores are too. Differences are against the first run, case by case, each with a 95 % bootstrap
-interval in which cases are drawn again inside every suite.
+interval in which subjects are weighed anew: held-out losses are of many examples of a few, which err together.
 """
 
 import argparse
@@ -42,6 +42,14 @@ class Measured(NamedTuple):
     report: Mapping
     scores: Mapping[str, Mapping[int, Mapping[str, float]]]
     losses: Mapping[str, Mapping[int, Mapping[str, float]]]
+    subjects: Mapping[str, Sequence[str]]  # what each example of a task shows
+
+
+class Stratum(NamedTuple):
+    """Numbers of one suite or task, and whose each is."""
+
+    values: np.ndarray  # [N]
+    subjects: Sequence[str]  # [N]
 
 
 def read(workdirs: Sequence[Path]) -> list[Measured]:
@@ -66,7 +74,8 @@ def _read(name: str, folder: Path, evaluated: bool) -> Measured:
             scores.setdefault(line["suite"], {})[line["case"]] = line["scores"]
     tasks = report.get("losses", report).get("tasks", {})  # super-resolution has none
     losses = {task: {i: {LOSS: x} for i, x in enumerate(found.get("examples", ()))} for task, found in tasks.items()}
-    return Measured(name, report, scores, losses)
+    subjects = {task: found.get("subjects", ()) for task, found in tasks.items()}  # newer than some reports
+    return Measured(name, report, scores, losses, subjects)
 
 
 def compare(runs: Sequence[Measured]) -> str:
@@ -77,9 +86,10 @@ def compare(runs: Sequence[Measured]) -> str:
     """
     _check_same_cases(runs)
     suites = [suite for suite in (*IN_DOMAIN, *ZERO_SHOT) if all(suite in run.scores for run in runs)]
-    tasks = [task for task in IN_DOMAIN if _has(runs[0], task) and any(_has(run, task) for run in runs[1:])]
+    tasks = [task for task in runs[0].losses if _has(runs[0], task) and any(_has(run, task) for run in runs[1:])]
     if not (tasks or suites):
-        raise CompareError("the runs share no suite and no task: evaluate all with the same --config.eval.suites")
+        there = "; ".join(f"{run.name} has {_has_what(run)}" for run in runs)
+        raise CompareError(f"the runs share no suite and no task with references: {there}")
     lines = [f"# {' against '.join(run.name for run in runs)}", ""]
     lines += [f"* {_told(run)}" for run in runs]
     if left := sorted({suite for run in runs for suite in run.scores} - set(suites)):
@@ -91,6 +101,10 @@ def compare(runs: Sequence[Measured]) -> str:
 
 def _has(run: Measured, task: str) -> bool:
     return bool(run.losses.get(task))
+
+
+def _has_what(run: Measured) -> str:
+    return ", ".join(dict.fromkeys([*run.scores, *run.losses])) or "none"
 
 
 def _told(run: Measured) -> str:
@@ -143,31 +157,41 @@ def _columns(runs: Sequence[Measured]) -> list[str]:
 
 def _cells(runs: Sequence[Measured], suites: Sequence[str], measure: str, kind: str = "scores") -> list[str]:
     """The mean of each run over `suites`, then the differences; empty where no case is shared."""
-    strata = [values for suite in suites if (values := _paired(runs, suite, measure, kind)).size]
+    strata = [paired for suite in suites if (paired := _paired(runs, suite, measure, kind)).values.size]
     if not strata:
         return [""] * (2 * len(runs) - 1)
-    means = [[values[i] for values in strata] for i in range(len(runs))]
-    gains = [[values[i] - values[0] for values in strata] for i in range(1, len(runs))]
+    means = [[Stratum(values[i], subjects) for values, subjects in strata] for i in range(len(runs))]
+    gains = [[Stratum(values[i] - values[0], subjects) for values, subjects in strata] for i in range(1, len(runs))]
     form = ".4f" if measure == LOSS else ".3f"
     return [_told_interval(each, form) for each in means] + [_told_interval(each, f"+{form}") for each in gains]
 
 
-def _paired(runs: Sequence[Measured], suite: str, measure: str, kind: str) -> np.ndarray:
-    """[runs, N]: the scores of the cases that every run has."""
+def _paired(runs: Sequence[Measured], suite: str, measure: str, kind: str) -> Stratum:
+    """The scores [runs, N] of the cases that every run has."""
     found = [getattr(run, kind)[suite] for run in runs]
     cases = sorted(set.intersection(*({i for i, scores in cases.items() if measure in scores} for cases in found)))
-    return np.array([[cases_of_run[i][measure] for i in cases] for cases_of_run in found])
+    known = dict(enumerate(runs[0].subjects.get(suite, ()))) if kind == "losses" else {}
+    subjects = [known.get(i) or f"{suite} {i}" for i in cases]  # the first cases of a suite are of different ones
+    return Stratum(np.array([[cases_of_run[i][measure] for i in cases] for cases_of_run in found]), subjects)
 
 
-def interval(strata: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
-    """The mean of the strata's means, and its 95 % bootstrap interval: (mean, low, high)."""
-    rng = np.random.default_rng(seed)
-    drawn = [values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(1) for values in strata]
-    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
-    return float(np.mean([values.mean() for values in strata])), float(low), float(high)
+def interval(strata: Sequence[Stratum], seed: int = 0) -> tuple[float, float, float]:
+    """The mean of the strata's means, and its 95 % interval: (mean, low, high).
+
+    By the Bayesian bootstrap (Rubin, 1981): each draw weighs subjects anew, each with all that every stratum has of it.
+    So a stratum of few subjects is never left out.
+    """
+    names, at = np.unique([name for stratum in strata for name in stratum.subjects], return_inverse=True)
+    sums, counts = np.zeros((2, len(strata), len(names)))
+    parts = np.split(at, np.cumsum([len(stratum.subjects) for stratum in strata])[:-1])
+    for i, (stratum, part) in enumerate(zip(strata, parts, strict=True)):
+        sums[i], counts[i] = (np.bincount(part, each, len(names)) for each in (stratum.values, None))
+    weights = np.random.default_rng(seed).exponential(size=(DRAWS, len(names)))
+    low, high = np.percentile((weights @ sums.T / (weights @ counts.T)).mean(1), (2.5, 97.5))
+    return float(np.mean(sums.sum(1) / counts.sum(1))), float(low), float(high)
 
 
-def _told_interval(strata: Sequence[np.ndarray], form: str) -> str:
+def _told_interval(strata: Sequence[Stratum], form: str) -> str:
     mean, low, high = (f"{value:{form}}" for value in interval(strata))
     return f"{mean} [{low}, {high}]"
 

@@ -30,6 +30,7 @@ from imagen_jax.evaluation.measure_networks import open_networks
 from imagen_jax.evaluation.measures import left_out, scores_of, set_scores_of
 from imagen_jax.evaluation.overall import OVERALL, overall
 from imagen_jax.evaluation.report import Drawn
+from imagen_jax.pipeline import MAX_SEED
 from imagen_jax.runs import Run
 from imagen_jax.workdir import write_bytes, write_json, write_text
 
@@ -55,8 +56,9 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     """
     settings = config.eval
     wanted = check(settings)  # first: the cheapest thing that can be wrong
+    cascade.check_sampler(config.sample, "config.sample")
     mesh, source = partition.make_mesh(config.mesh), config.sample.run or workdir
-    run = runs.open_run(source, mesh)
+    run = runs.open_run(source, mesh, config)
     cascade.check_fit(run, None)
     layout, corpus = layout_for(run), run.config.data.corpus
     suites = open_suites(run.config.data, layout, settings.seed)
@@ -78,7 +80,7 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
         "judges": {"accuracies": judges.accuracies, "told": judges.told().splitlines()},
         "missing": {suite: suites.missing[suite] for suite in wanted if suite not in chosen},
         "left_out": left_out(judges) | _left_out_sets(judges),
-        "losses": reference_losses(run, chosen),
+        "losses": reference_losses(run, chosen, settings.seed),
     }
     drawn = [measure(suite, cases, by_arm, judges) for suite, (cases, by_arm) in pictures.items()]
     return _write(
@@ -117,8 +119,8 @@ def check(settings: ConfigDict) -> list[str]:
         raise EvaluationError(f"config.eval.count={settings.count}: at least 2 are needed, to shuffle their references")
     if settings.batch_size < 1:
         raise EvaluationError(f"config.eval.batch_size={settings.batch_size} must be 1 or more")
-    if settings.seed < 0:
-        raise EvaluationError(f"config.eval.seed={settings.seed} must be 0 or more")
+    if not 0 <= settings.seed <= MAX_SEED:
+        raise EvaluationError(f"config.eval.seed={settings.seed}: must be from 0 to {MAX_SEED}")
     return [name for name in known if name in named or not named]
 
 
@@ -154,7 +156,7 @@ def draw_all(
     return pictures
 
 
-def reference_losses(run: Run, suites: Sequence[str]) -> dict:
+def reference_losses(run: Run, suites: Sequence[str], seed: int) -> dict:
     """The held-out loss with true and with shuffled references, of the training tasks among `suites`."""
     tasks = [suite for suite in suites if suite in IN_DOMAIN]
     if not tasks:
@@ -162,7 +164,7 @@ def reference_losses(run: Run, suites: Sequence[str]) -> dict:
     data = run.config.data.copy_and_resolve_references()
     data.loader, data.mixture = "memory", ConfigDict(dict.fromkeys(tasks, 1 / len(tasks)))
     logging.info("held-out loss with true and with shuffled references ...")
-    loader = make_loader(data, layout_of(run.config), "test", run.config.seed)
+    loader = make_loader(data, layout_of(run.config), "test", seed)
     return training_report.reference_report(run, loader)
 
 

@@ -180,22 +180,10 @@ def bootstrap(scores: np.ndarray, seed: int) -> tuple[float, float, float]:
 
     All three are nan where no score is left.
     """
-    return bootstrap_ratio(scores, np.ones(len(scores)), seed)
-
-
-def bootstrap_ratio(scores: np.ndarray, others: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """(ratio, low, high) of the means of two scores of the same pictures, as of a model's to the real target's own.
-
-    Pictures are drawn again in pairs, so what makes a case hard for both does not widen the interval; a picture that
-    lacks one score is left out. All three are nan where no picture is left or the others' mean is 0.
-    """
-    scores, others = np.asarray(scores, np.float64), np.asarray(others, np.float64)
-    known = ~(np.isnan(scores) | np.isnan(others))
-    scores, others = scores[known], others[known]
-    if not len(scores) or others.mean() == 0:
+    scores = np.asarray(scores, np.float64)
+    scores = scores[~np.isnan(scores)]
+    if not len(scores):
         return (float("nan"),) * 3
     draws = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
-    with np.errstate(divide="ignore", invalid="ignore"):  # a draw of zeros alone has no ratio
-        ratios = scores[draws].mean(1) / others[draws].mean(1)
-    low, high = np.nanpercentile(ratios, [2.5, 97.5])
-    return float(scores.mean() / others.mean()), float(low), float(high)
+    low, high = np.percentile(scores[draws].mean(1), [2.5, 97.5])
+    return float(scores.mean()), float(low), float(high)

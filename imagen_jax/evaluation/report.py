@@ -105,7 +105,7 @@ def facts(report: Mapping) -> dict[str, str]:
 
 
 def trained(report: Mapping) -> str:
-    """The run and how long it was trained; a release does not know that."""
+    """The run and how long it was trained."""
     return f"{report['run']}, step {report['step']}" if report["step"] else report["run"]
 
 

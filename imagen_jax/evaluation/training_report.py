@@ -45,7 +45,8 @@ def reference_report(run: Run, loader) -> dict:
 
     Returns:
       {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
-      "tasks": {task: the same two, and "examples": the true loss of each example, for paired comparisons}}.
+      "tasks": {task: the same two, "examples": the true loss of each example, for paired comparisons, and "subjects":
+      what each shows, '' where that is not known}}.
     """
     loss = _compile(run.model, make_schedule(run.config))
     tasks = {}
@@ -59,7 +60,8 @@ def reference_report(run: Run, loader) -> dict:
             shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
         if true:
             means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
-            tasks[task] = means | {"examples": [round(value, 6) for value in true]}
+            subjects = [loader.example(i, task).subject for i in range(len(true))]
+            tasks[task] = means | {"examples": [round(value, 6) for value in true], "subjects": subjects}
     names = ("loss_true", "loss_shuffled")
     return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
 

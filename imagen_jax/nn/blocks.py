@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from imagen_jax.nn.attention import CrossAttention, Tokens
-from imagen_jax.nn.layers import ResidualBlock
+from imagen_jax.nn.layers import ResidualBlock, group_count
 from imagen_jax.partition import split_batch
 from imagen_jax.schedules import choose
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,20 @@ class UNetConfig:
         for key in ("text_levels", "context_levels", "context_in_place"):
             if missing := [level for level in getattr(self, key) if not 1 <= level <= count]:
                 raise ValueError(f"model.{key}: there is no level {missing[0]}, model.channels has levels 1 to {count}")
+        if len(self.blocks) != count:
+            raise ValueError(f"model.blocks={self.blocks} needs a number for each of model.channels={self.channels}")
+        if odd := [width for width in self.channels if not _normalisable(width)]:
+            raise ValueError(
+                f"model.channels={self.channels}: {odd[0]} does not divide into the groups of the normalisation; use "
+                "multiples of 4 up to 64, of 16 below 128, then of 32"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.dtype '{self.dtype}' is unknown: use one of {', '.join(DTYPES)}")
+
+
+def _normalisable(width: int) -> bool:
+    """Whether GroupNorm takes so many channels, and twice as many: UBlocks read them beside a skip."""
+    return width >= 4 and not any(channels % group_count(channels) for channels in (width, 2 * width))
 
 
 class Block(nn.Module):

@@ -25,6 +25,11 @@ def logsnr_embedding(logsnr: jax.Array, features: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def group_count(channels: int) -> int:
+    """The groups that so many channels are normalised in; they must divide."""
+    return min(32, channels // 4)
+
+
 class GroupNorm(nn.Module):
     """Group normalisation with an optional scale and shift from the conditioning (FiLM), in one multiply-add.
 
@@ -37,7 +42,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, film: jax.Array | None = None) -> jax.Array:
         channels = x.shape[-1]
-        groups = min(32, channels // 4)
+        groups = group_count(channels)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         x32 = x.astype(jnp.float32)

@@ -6,6 +6,7 @@ JAX's ahead-of-time compilation takes a description of the devices in place of d
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 import time
@@ -56,8 +57,8 @@ def _compile(target: Target, config: ConfigDict, make: Callable[[Mesh], Program]
     except jax.errors.JaxRuntimeError as error:
         return _refused(error, target) | {"seconds": _seconds(clocks)}
     clocks.append(_clock())
-    params = [leaf for leaf in jax.tree.leaves(programs.parameters(config)) if leaf.size > LARGE]
-    return _memory(compiled, target) | _collectives(compiled, params, config) | {"seconds": _seconds(clocks)}
+    told = collectives(compiled.as_text(), config, program.scanned)
+    return _memory(compiled, target) | told | {"seconds": _seconds(clocks)}
 
 
 def devices(target: Target) -> Any:
@@ -101,9 +102,13 @@ def _memory(compiled, target: Target) -> dict:
     return {"gib": gib, "gib a device": total, "usable gib": target.chip.usable, "fits": total <= target.chip.usable}
 
 
-def _collectives(compiled, params: list, config: ConfigDict) -> dict:
-    found = hlo.collectives(compiled.as_text())
-    slow = hlo.gathers_of(found, "f32", {leaf.shape for leaf in params}) if config.model.dtype != "float32" else []
+def collectives(text: str, config: ConfigDict, scanned: int) -> dict:
+    """What the devices of a compiled program send each other; `scanned` as in Program."""
+    found = hlo.collectives(text)
+    params = [leaf for leaf in jax.tree.leaves(programs.parameters(config)) if leaf.size > LARGE]
+    forms = {form for leaf in params for form in (leaf.shape, *programs.in_loops(leaf.shape, scanned))}
+    forms = {form for form in forms if math.prod(form) > LARGE}
+    slow = hlo.gathers_of(found, "f32", forms) if config.model.dtype != "float32" else []
     sent = sum(c.bytes for c in found)
     twice = sent + sum(c.bytes for c in found if c.kind == "all-reduce")
     size = sum(2 * leaf.size for leaf in params)

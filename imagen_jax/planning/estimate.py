@@ -85,14 +85,10 @@ def _report(program: Program, weights: Any, target: Target, ways: int, utilizati
 
 
 def _shares(weights: Any, scanned: int) -> Mapping[tuple, float]:
-    """The shape of each parameter -> the part of it that a device holds.
-
-    Where `scanned` text layers are a loop, also that of so many stacked, and of one of the UNet's stacks.
-    """
+    """The shape of each parameter -> the part of it that a device holds; also of the forms that loops give it."""
     leaves = [leaf for leaf in jax.tree.leaves(weights) if leaf.size]
     shares = [(x.shape, math.prod(x.sharding.shard_shape(x.shape)) / x.size) for x in reversed(leaves)]
-    loops = {(scanned, *shape): share for shape, share in shares} if scanned else {}
-    loops |= {shape[1:]: share for shape, share in shares if scanned and len(shape) > 2}
+    loops = {form: share for shape, share in shares for form in programs.in_loops(shape, scanned)}
     return loops | dict(shares)
 
 

@@ -34,11 +34,13 @@ def train_program(config: ConfigDict, mesh: Mesh) -> Program:
     """One step of `--mode=train`."""
     model, tx = model_lib.make_model(config), make_optimizer(config.optim, config.train.steps)
     params = parameters(config)
-    frozen = {"text_encoder": params.pop("text_encoder")} if config.text_encoder.frozen else {}
+    encoder = {"text_encoder": params.pop("text_encoder")} if config.text_encoder.frozen else {}
+    frozen = {} if config.text_encoder.precomputed else encoder
     state = jax.eval_shape(functools.partial(init_state, tx=tx), params)
     size, tasks = config.train.batch_size, tuple(config.data.mixture)
     place = functools.partial(_place, mesh=mesh, table=config.sharding)
-    arguments = place(state), place(frozen), _split(batch(config, size), mesh)
+    examples = batch(config, size, config.text_encoder.precomputed)
+    arguments = place(state), place(frozen), _split(examples, mesh)
     return Program("train step", train.compile_step(config, model, tx, tasks, mesh), arguments, size, _scanned(config))
 
 
@@ -59,17 +61,26 @@ def _scanned(config: ConfigDict) -> int:
     return config.text_encoder.layers if config.model.scan else 0
 
 
+def in_loops(shape: tuple[int, ...], scanned: int) -> list[tuple[int, ...]]:
+    """The shapes that a weight also has where `scanned` text layers and the UNet's blocks are loops.
+
+    It is one of so many that are stacked, or itself a stack, of which a loop reads one.
+    """
+    return [(scanned, *shape), *[shape[1:]] * (len(shape) > 2)] if scanned else []
+
+
 def parameters(config: ConfigDict) -> dict:
     """{"unet": ..., "text_encoder": ...} of ShapeDtypeStructs."""
     return jax.eval_shape(functools.partial(model_lib.init, model_lib.make_model(config)), jax.random.key(0))
 
 
-def batch(config: ConfigDict, size: int) -> Batch:
-    """The shapes of a packed batch of `size` examples."""
+def batch(config: ConfigDict, size: int, precomputed: bool = False) -> Batch:
+    """The shapes of a packed batch of `size` examples; with `precomputed` text features, stored in model.dtype."""
     side, slots = config.model.image_size, config.data.max_references
 
     def text(*shape: int) -> Text:
-        return Text(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
+        features = jax.ShapeDtypeStruct((*shape, config.text_encoder.emb), config.model.dtype) if precomputed else None
+        return Text(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool), features)
 
     images = jax.ShapeDtypeStruct((size, slots, side, side, 3), jnp.uint8)
     own_text = text(size, slots, config.data.reference_text_length)

@@ -4,7 +4,9 @@ A part is what one worker reads alone: a file of shards, or a slice of a folder.
 web-scale (image, text) pairs, so a set is never read through one door.
 """
 
+import hashlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -40,6 +42,7 @@ class Captioned:
     licence: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)  # further fields, as text
     split: str = ""  # the data set's own: 'train' | 'validation' | 'test', or '' where it has none
+    group: str = ""  # of one picture under all its captions: decides the split where the set has none
 
 
 @dataclass(frozen=True)
@@ -82,24 +85,36 @@ def _pick(what: str, wanted: str, known: Sequence[str], found: Sequence[str], wh
 
 
 def make_captioned(
-    where: str, key: str, image: Pixels | None, caption: object, fields: Mapping, split: str = ""
+    where: str, key: str, image: Pixels | None, caption: object, fields: Mapping, split: str = "", path: str = ""
 ) -> Captioned | Skip:
     """The picture with its caption, or the Skip that says what it lacks.
 
-    Of several captions one is chosen by the hash of the key. `fields` are the row's other columns.
+    Of several captions one is chosen by the hash of the key. `fields` are the row's other columns, `path` is the
+    picture's below the folder of the data set.
     """
     if str(fields.get("status")).startswith("failed_to_"):  # img2dataset keeps a row for what it could not download
         return Skip(f"{where}: {key}", "not downloaded")
     if isinstance(caption, (list, tuple)):
         caption = caption[zlib.crc32(key.encode()) % len(caption)] if caption else ""
-    caption = " ".join(caption.split()) if isinstance(caption, str) else ""
+    caption = _utf8(" ".join(caption.split())) if isinstance(caption, str) else ""
     if not caption:
         return Skip(f"{where}: {key}", "no caption")
     if image is None or (isinstance(image, bytes) and not image):
         return Skip(f"{where}: {key}", "no picture")
-    meta = {name: str(value) for name, value in fields.items() if isinstance(value, (str, int, float))}
+    meta = {name: _utf8(str(value)) for name, value in fields.items() if isinstance(value, (str, int, float))}
     url, licence = _first(meta, URL_FIELDS), _first(meta, LICENCE_FIELDS)
-    return Captioned(key, image, caption, url, licence, meta, split)
+    return Captioned(key, image, caption, url, licence, meta, split, "" if split else group_of(image, path, url))
+
+
+def group_of(image: Pixels, path: str = "", url: str = "") -> str:
+    """The name of a picture under whatever key: its URL, else its path in the data set, else a hash of its file."""
+    file = os.fspath(image).encode() if isinstance(image, os.PathLike) else image
+    return url or path or hashlib.blake2b(file, digest_size=16).hexdigest()
+
+
+def _utf8(text: str) -> str:
+    """The text without half characters, such as '\\ud83d', which JSON may hold and no record can."""
+    return text.encode(errors="replace").decode()
 
 
 def _first(meta: Mapping[str, str], names: Sequence[str]) -> str:
@@ -107,9 +122,21 @@ def _first(meta: Mapping[str, str], names: Sequence[str]) -> str:
 
 
 def split_of(name: str) -> str:
-    """The split that a part's name tells: 'dev-00000-of-00004' or 'val/00012' -> 'validation'; '' where none."""
-    words = (re.split("[-_.]", step, maxsplit=1)[0].lower() for step in reversed(name.split("/")))
+    """The split that a name tells: 'dev-00000-of-00004', 'val/00012' or 'val2017' -> 'validation'; '' where none."""
+    words = (re.split("[-_.0-9]", step, maxsplit=1)[0].lower() for step in reversed(name.split("/")))
     return next((_SPLITS[word] for word in words if word in _SPLITS), "")
+
+
+def without_suffix(name: str) -> str:
+    """'a/b.jpg' -> 'a/b'; a name without a picture's suffix stays whole."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
+
+
+def own_splits(names: Sequence[str]) -> list[str]:
+    """The split that each name tells; none where all say 'train', for then the set has nothing to test on."""
+    splits = [split_of(name) for name in names]
+    return [""] * len(splits) if set(splits) == {"train"} else splits
 
 
 def tfds_name(spec: str) -> str:
@@ -129,4 +156,5 @@ def parse_object(text: str | bytes) -> dict | None:
 def file_parts(form: str, files: Sequence[Path], root: Path, columns: Columns) -> list[Part]:
     """A part a file of shards, named by its path below `root` without the suffix: 'train/00000'."""
     names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
-    return [Part(form, str(file), name, columns, split=split_of(name)) for file, name in zip(files, names, strict=True)]
+    named = zip(files, names, own_splits(names), strict=True)
+    return [Part(form, str(file), name, columns, split=split) for file, name, split in named]

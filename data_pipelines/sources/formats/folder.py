@@ -5,8 +5,10 @@ paths relative to the file. img2dataset's layout `files` writes a .txt and a .js
 """
 
 import csv
+import posixpath
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 from data_pipelines.sources.formats.common import (
@@ -15,9 +17,9 @@ from data_pipelines.sources.formats.common import (
     Columns,
     Part,
     make_captioned,
+    own_splits,
     parse_object,
     resolve,
-    split_of,
 )
 from data_pipelines.sources.item import Skip, SourceError
 
@@ -40,17 +42,19 @@ def list_parts(files: Sequence[Path], folder: Path, columns: Columns) -> list[Pa
 
     Raises SourceError where a caption file lacks a column, or where there is nothing to read.
     """
-    return [part for file in files for part in _file_parts(file, folder, columns)] or _picture_parts(folder)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    named = zip(files, names, own_splits(names), strict=True)
+    return [part for each in named for part in _file_parts(*each, columns)] or _picture_parts(folder)
 
 
-def _file_parts(file: Path, folder: Path, columns: Columns) -> list[Part]:
+def _file_parts(file: Path, name: str, split: str, columns: Columns) -> list[Part]:
     first = next((row for _, row in _rows(file) if row is not None), None)
     if first is None:
         raise SourceError(f"{file}: holds no caption: write one object or row a picture, or delete it")
     columns = resolve(columns, list(first), str(file))
-    rows, name = sum(1 for _ in _rows(file)), file.relative_to(folder).as_posix()
+    rows = sum(1 for _ in _rows(file))
     return [
-        Part("folder", str(file), name, columns, start, min(start + ROWS_PER_PART, rows), split=split_of(name))
+        Part("folder", str(file), name, columns, start, min(start + ROWS_PER_PART, rows), split=split)
         for start in range(0, rows, ROWS_PER_PART)
     ]
 
@@ -62,8 +66,12 @@ def _picture_parts(folder: Path) -> list[Part]:
             f"{folder}: no captioned pictures: give a folder with captions.jsonl, a .csv, or a .txt beside each "
             "picture; or .tar or .parquet files as img2dataset writes them"
         )
-    slices = (tuple(names[i : i + ROWS_PER_PART]) for i in range(0, len(names), ROWS_PER_PART))
-    return [Part("folder", str(folder), members[0], members=members) for members in slices]
+    splits = own_splits([name.rpartition("/")[0] for name in names])
+    parts = []
+    for split, run in groupby(zip(splits, names, strict=True), key=itemgetter(0)):
+        while members := tuple(name for _, name in islice(run, ROWS_PER_PART)):
+            parts.append(Part("folder", str(folder), members[0], members=members, split=split))
+    return parts
 
 
 def read(part: Part) -> Iterator[Captioned | Skip]:
@@ -76,7 +84,7 @@ def _read_pictures(part: Part) -> Iterator[Captioned | Skip]:
         picture = Path(part.path) / name
         caption = _text(picture.with_suffix(".txt"))
         fields = parse_object(_text(picture.with_suffix(".json"))) or {}
-        yield make_captioned(part.path, name, picture, caption, fields, split_of(name.rpartition("/")[0]))
+        yield make_captioned(part.path, name, picture, caption, fields, part.split, name)
 
 
 def _text(path: Path) -> str:
@@ -91,11 +99,13 @@ def _read_file(part: Part) -> Iterator[Captioned | Skip]:
             continue
         fields = dict(row)
         name, caption = fields.pop(part.columns.image, None), fields.pop(part.columns.caption, None)
-        picture = file.parent / name if isinstance(name, str) and name else None
+        name = name if isinstance(name, str) else ""
+        picture = file.parent / name if name else None
         if picture is not None and not picture.is_file():
             yield Skip(f"{file}:{line}: {name}", "no such picture")
             continue
-        yield make_captioned(part.path, f"{part.name}:{line}", picture, caption, fields, part.split)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(part.name), name))
+        yield make_captioned(part.path, f"{part.name}:{line}", picture, caption, fields, part.split, path)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict | None]]:

@@ -14,7 +14,15 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_pipelines.sources.formats.common import Captioned, Columns, Part, make_captioned, resolve, split_of, tfds_name
+from data_pipelines.sources.formats.common import (
+    Captioned,
+    Columns,
+    Part,
+    make_captioned,
+    own_splits,
+    resolve,
+    tfds_name,
+)
 from data_pipelines.sources.item import Skip, SourceError
 
 # The feature names in the sources of TFDS 4.9.10.
@@ -47,8 +55,8 @@ def list_parts(spec: str, columns: Columns) -> list[Part]:
     if columns.image not in info.features or not isinstance(info.features[columns.image], tfds.features.Image):
         raise SourceError(f"tfds:{name}: '{columns.image}' is no picture: give --image_column=NAME")
     return [
-        Part("tfds", str(folder), f"{dataset}/{split}", columns, start, stop, (split,), split_of(split))
-        for split in info.splits
+        Part("tfds", str(folder), f"{dataset}/{split}", columns, start, stop, (split,), own)
+        for split, own in zip(info.splits, own_splits(list(info.splits)), strict=True)
         for start, stop in pairwise(accumulate(info.splits[split].shard_lengths, initial=0))
     ]
 
