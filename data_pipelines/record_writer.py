@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordWriter
-
 from data_pipelines.records import FORMAT, RecordError, Shard, sha256
 
 SHARD_RECORDS = 20_000
@@ -32,6 +30,8 @@ class SplitWriter:
     def write(self, record: bytes) -> None:
         """Add a record to the open shard."""
         if self._writer is None:
+            from array_record.python.array_record_module import ArrayRecordWriter
+
             self._writer = ArrayRecordWriter(str(self._folder / self._file()), _OPTIONS)
         self._writer.write(record)
         self._count += 1

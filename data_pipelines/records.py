@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import features
 from data_pipelines.images import ImageError, encode_image, read_image
@@ -172,7 +171,9 @@ class RecordReader:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, int(index) - (int(self._ends[shard - 1]) if shard else 0)
 
-    def _open(self, shard: Shard) -> ArrayRecordReader:
+    def _open(self, shard: Shard):
+        from array_record.python.array_record_module import ArrayRecordReader  # of .[data]: corpora need none
+
         path = self.folder / shard.file
         if not path.is_file():
             raise RecordError(f"{path}: the manifest names it and it is missing: {_MEND}")

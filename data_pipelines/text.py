@@ -27,13 +27,15 @@ class Tokenizer:
 
     Attributes:
       pad_id, eos_id: the ids of <pad> and </s> (0 and 1 in T5).
+      size: how many ids there are (32100).
       vocab_size: rows of the embedding table, rounded up to a multiple of 128 as T5 does (32128).
     """
 
     def __init__(self, pieces: Callable[[str], list[int]], space: int, sentinels: list[int], pad_id: int, eos_id: int):
         self._pieces, self._space, self._sentinels = pieces, space, sentinels
         self.pad_id, self.eos_id = pad_id, eos_id
-        self.vocab_size = -(-(max(sentinels) + 1) // 128) * 128
+        self.size = max(sentinels) + 1
+        self.vocab_size = -(-self.size // 128) * 128
         self._cached = functools.lru_cache(maxsize=1 << 16)(self._encode)
 
     def encode(self, text: str) -> list[int]:

@@ -230,6 +230,7 @@ def defaults(name: str) -> ConfigDict:
             count=64,  # cases a suite, fewer where the corpus has no more
             batch_size=32,  # pictures drawn at once
             seed=0,  # of the cases, their noise and the intervals
+            corpus="",  # '' the run's own data.corpus, or where that has moved
             cache="data/cache",  # folder of fetched packages; the judges that are trained here are kept in judges/
             clip="",  # a local CLIP folder, for CLIP-I and CLIP-T beside the rest; '' none
         )

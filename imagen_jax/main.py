@@ -87,7 +87,9 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     from data_pipelines.loader import make_loader
     from imagen_jax import hosts, partition
     from imagen_jax.train import train
+    from imagen_jax.train_check import check
 
+    check(config, workdir)  # before the data, which may take a minute to read
     hosts.join(config.hosts)
     part = partition.batch_part(partition.make_mesh(config.mesh))
     loader = make_loader(config.data, layout_of(config), "train", config.seed, *part)

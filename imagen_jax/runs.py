@@ -17,6 +17,7 @@ from imagen_jax import checkpoint, growth, partition, pretrained, release, sched
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 
+OPEN = "train it first, name its folder with --workdir, or draw with the package's: --config.sample.run=released"
 MOVABLE = (("text_encoder", "weights"), ("data", "tokenizer"))  # keys that name files outside the workdir
 
 
@@ -50,7 +51,7 @@ def open_run(workdir: str | Path, mesh: Mesh, given: ConfigDict | None = None) -
 def open_trained(workdir: str | Path, mesh: Mesh) -> Run:
     """As `open_run`, with the parameters that were trained alone: a frozen text encoder is left out."""
     if not has_run(workdir):
-        raise RunError(f"{workdir}: no trained model there; train it first, or name its folder with --workdir")
+        raise RunError(f"{workdir}: no trained model there; {OPEN}")
     params, extra = _restore_ema(workdir, mesh, None)
     config = ConfigDict(extra["config"], convert_dict=True)
     return Run(config, model_lib.make_model(config), params, extra["next_example"] // config.train.batch_size)

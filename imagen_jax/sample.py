@@ -45,6 +45,7 @@ def sample_held_out(config: ConfigDict, workdir: Path, seed: int) -> Path:
     Raises:
       RunError, CheckpointError, LoaderError: one line, with the mend.
     """
+    cascade.check_sampler(config.sample)
     mesh = partition.make_mesh(config.mesh)
     run = runs.open_run(config.sample.run or workdir, mesh, config)
     super_res = None if run.model.lowres_size else open_super_res(config, workdir, mesh)

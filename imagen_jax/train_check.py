@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from data_pipelines.text import load_tokenizer
 from imagen_jax import cascade, runs
+from imagen_jax.model import make_model
+from imagen_jax.optim import make_optimizer
 
 PRECISIONS = ("", "bfloat16", "tensorfloat32", "float32")
 
@@ -16,9 +18,11 @@ class TrainError(ValueError):
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
-    """Raises TrainError, RunError or ValueError, one line with the mend; nothing is written yet."""
+    """Raises TrainError, RunError, OptimError or ValueError, one line with the mend; nothing is written yet."""
     if not runs.has_run(workdir):
         runs.init_source(config, workdir)
+    make_optimizer(config.optim, config.train.steps)
+    make_model(config)
     _check_loop(config.train)
     _check_pictures(config)
     _check_texts(config)
@@ -86,8 +90,8 @@ def _check_texts(config: ConfigDict) -> None:
                 "config.text_encoder.precomputed=True needs data.loader='records', text_encoder.frozen=True, and "
                 "text_encoder.weights: training does not read them, sampling encodes new words with them"
             )
-    elif (tokens := load_tokenizer(config.data.tokenizer).vocab_size) > encoder.vocab_size:
+    elif (tokens := load_tokenizer(config.data.tokenizer).size) > encoder.vocab_size:
         raise TrainError(
-            f"config.text_encoder.vocab_size={encoder.vocab_size}: the tokenizer has up to {tokens}, and those beyond "
+            f"config.text_encoder.vocab_size={encoder.vocab_size}: the tokenizer has {tokens} ids, and those beyond "
             "would be NaN; set it to that, or name the encoder's own with --config.data.tokenizer="
         )

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -206,6 +207,11 @@ def test_a_picture_is_one_group_under_all_its_captions(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet")
     first, second, other = read(tmp_path / "a.parquet")[0]
     assert first.group == second.group != other.group and len(first.group) == 32
+    save(tmp_path / "c.png"), shutil.copy(tmp_path / "c.png", tmp_path / "d.png")
+    paths = [{"bytes": None, "path": name} for name in ("c.png", "d.png", "none.png")]
+    pq.write_table(pa.table({"image": paths, "text": ["one", "two", "three"]}), tmp_path / "p.parquet")
+    first, second, missing = (each.group for each in read(tmp_path / "p.parquet")[0])
+    assert first == second != missing, "by what the files hold, however --input spells their folder"
     (tmp_path / "a.parquet").rename(tmp_path / "dev.parquet")
     assert {each.group for each in read(tmp_path / "dev.parquet")[0]} == {""}  # its own split says where it belongs
 

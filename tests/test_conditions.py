@@ -127,7 +127,7 @@ def test_maps_are_found_by_the_end_of_the_pictures_path(tmp_path):
     for name, level in (("a.png", 50), ("b/a.png", 90), ("c.jpg", 130), (f"{tfds}.png", 170)):
         Image.new("L", (40, 20), level).save(tmp_path / name)
     folder = extract.MapFolder(tmp_path)
-    for name, level in (("x/a.jpg", 50), ("/data/b/a.jpg", 90), ("00000.tar:c", 130), (tfds, 170)):
+    for name, level in (("x/a.jpg", 50), ("x/a.jfif", 50), ("/data/b/a.jpg", 90), ("00000.tar:c", 130), (tfds, 170)):
         plane = folder.read(picture(name, shape=(100, 200)))
         assert plane.shape == (32, 32) and np.abs(plane.astype(int) - level).max() <= 1
     assert folder.read(picture("d.png")) == "no map of that name"

@@ -28,7 +28,7 @@ from imagen_jax.evaluation.judges import Judges
 from imagen_jax.evaluation.measure_pictures import psnr
 from imagen_jax.evaluation.measures import bootstrap
 from imagen_jax.evaluation.overall import OVERALL, overall
-from imagen_jax.evaluation.training_report import BATCH_SIZE
+from imagen_jax.evaluation.training_report import BATCH_SIZE, write_instructions
 from imagen_jax.train import config_json
 from tests import tiny
 
@@ -111,8 +111,10 @@ def judges_by_pixels(corpus: str, size: int, cache, networks) -> Judges:
 def evaluated(tmp_path_factory):
     """(config, workdir, report) of a whole evaluation."""
     workdir, config = tmp_path_factory.mktemp("run"), make_config()
-    config.eval.cache = str(workdir / "cache")
-    write_run(workdir, config)
+    config.eval.update(cache=str(workdir / "cache"), corpus="fixture")
+    trained = config.copy_and_resolve_references()
+    trained.data.corpus = "where it was trained"
+    write_run(workdir, trained)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "open_judges", judges_by_pixels)
         patch.setattr(evaluate, "open_suites", lambda data, layout, seed: open_once(seed))
@@ -149,7 +151,7 @@ def test_every_picture_of_every_arm_has_a_line_and_means_are_theirs(evaluated):
 
 def test_the_report_says_what_was_evaluated_and_what_could_not(evaluated):
     _, _, told = evaluated
-    assert (told["step"], told["count"], told["command"]) == (7, COUNT, COMMAND)
+    assert (told["step"], told["count"], told["command"], told["corpus"]) == (7, COUNT, COMMAND, "fixture")
     assert set(told["losses"]["tasks"]) == {"mask", "style_transfer"}
     for task, found in told["losses"]["tasks"].items():
         subjects = [loader_once(task).example(i).subject for i in range(BATCH_SIZE)]
@@ -159,6 +161,13 @@ def test_the_report_says_what_was_evaluated_and_what_could_not(evaluated):
     statuses = {target["name"]: target["status"] for target in told["targets"]}
     assert statuses["mask: reads its references"] == "not met", "random weights read nothing"
     assert statuses["line: follows the control"] == "not measured"
+
+
+def test_instructions_that_were_changed_stay(tmp_path):
+    [path] = write_instructions(loader_once("mask"), tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"mask.json", "mask_1.png"}
+    path.write_text("mine")
+    assert write_instructions(loader_once("mask"), tmp_path) == [path] and path.read_text() == "mine"
 
 
 def test_the_pages_hold_every_table_the_curves_and_the_cases(evaluated):
@@ -421,10 +430,11 @@ def test_examples_of_one_subject_count_as_one():
     assert compare.interval([uneven])[0] == 2 / 3, "a task's mean is that of its examples"
 
 
-def test_losses_of_any_task_are_compared(tmp_path, capsys):
+@pytest.mark.parametrize("old", ["one", "two", ""])
+def test_losses_of_any_task_are_compared(old, tmp_path, capsys):
     for name, gain in (("one", 0.0), ("two", 0.5)):
         (tmp_path / name).mkdir()
-        found = {"examples": [0.5 + gain, 1.0], "subjects": ["fox", "fox"]}
+        found = {"examples": [0.5 + gain, 1.0]} | ({} if name == old else {"subjects": ["fox", "fox"]})
         (tmp_path / name / "report.json").write_text(json.dumps(FACTS | {"tasks": {"neighbors": found}}))
     assert compare.main([str(tmp_path / name) for name in ("one", "two")]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| neighbors"))

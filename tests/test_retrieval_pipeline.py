@@ -109,8 +109,14 @@ def test_a_domain_above_the_limit_is_dealt_out(data, tmp_path, capsys):
         (["--embeddings=/nowhere"], "has no img_emb_*.npy"),
         (["--domains=/nowhere.npz"], "/nowhere.npz: unreadable"),
         (["--neighbors=3"], "--neighbors=3: must be 4 or more"),
-        (["--group=identiy"], "--group: no pair has a field 'identiy': name one of theirs: caption, key, license, url"),
-        (["--same", "url", "key+hous"], "--same: no pair has a field 'hous': name one of theirs: caption, key"),
+        (
+            ["--group=identiy"],
+            "--group: the first pairs have no field 'identiy': name one of theirs: caption, key, license, url",
+        ),
+        (
+            ["--same", "url", "key+hous"],
+            "--same: the first pairs have no field 'hous': name one",
+        ),
         (["--min_sid=3"], "--min_sid=3: no such option"),
         (["--direct_num_worker=3"], "did you mean --direct_num_workers?"),
     ],

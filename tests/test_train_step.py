@@ -192,7 +192,7 @@ UNTRAINABLE = [
     (enlarging, "model.lowres_size", 24, "image_size=64 must be a multiple of config.model.lowres_size=24"),
     (enlarging, "train.crop_size", 12, "config.train.crop_size=12 must be a multiple of 8"),
     (enlarging, "train.crop_size", 128, "at most config.model.image_size=64"),
-    (stage2, "text_encoder.vocab_size", 32000, "the tokenizer has up to 32128"),
+    (stage2, "text_encoder.vocab_size", 32000, "the tokenizer has 32100 ids"),
     (stage2, "sample.method", "ddmp", "config.sample.method 'ddmp' is unknown: use one of ddpm, ddim"),
     (stage2, "sample.steps", 0, "config.sample.steps is 0: at least 1"),
     (enlarging, "sample.super_res.guidance", "strong", "config.sample.super_res.guidance 'strong' is unknown"),

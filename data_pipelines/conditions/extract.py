@@ -19,7 +19,6 @@ from data_pipelines.conditions import planes
 from data_pipelines.images import ImageError, fit_image, read_image
 from data_pipelines.networks import hed
 from data_pipelines.networks.onnx import Normalisation, OnnxNetwork, normalisation_of
-from data_pipelines.sources.formats.common import without_suffix
 from data_pipelines.sources.item import SourceError
 
 KINDS = ("depth", "mask")
@@ -105,8 +104,8 @@ class MapFolder:
 
     def read(self, picture: Picture) -> Plane | str:
         """The map of a picture, cut to the same centre square; or why there is none."""
-        parts = Path(without_suffix(picture.name.replace(":", "/"))).parts
-        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        name = Path(picture.name.replace(":", "/"))  # whole first: a TFDS name's last dot begins no suffix
+        ends = ("/".join(path.parts[i:]) for path in (name, name.with_suffix("")) for i in range(len(path.parts)))
         path = next((self._paths[end] for end in ends if end in self._paths), None)
         if path is None:
             return "no map of that name"

@@ -83,11 +83,9 @@ class WorkFolder:
             found = _read_settings(file)
             changed = sorted(name for name in {*settings, *found} if settings.get(name) != found.get(name))
             if changed:
-                first = changed[0]
-                raise WorkError(
-                    f"{self.path}: was begun with {first}={found.get(first)}, not {settings.get(first)}: "
-                    "delete it, or give another --work"
-                )
+                first, both = changed[0], settings.keys() & found.keys()
+                other = f"with {first}={found[first]}, not {settings[first]}" if first in both else "by another version"
+                raise WorkError(f"{self.path}: was begun {other}: delete it, or give another --work")
         else:
             replace_file(file, json.dumps(settings, indent=1).encode() + b"\n")
         return len(self.blocks())

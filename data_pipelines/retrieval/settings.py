@@ -71,7 +71,11 @@ def check_fields(settings: Settings, found: Collection[str]) -> None:
     for option, field_name in named:
         if field_name and field_name not in {*found, "url", "caption", "licence"}:
             has = ", ".join(sorted(found)) or "none"
-            raise SettingsError(f"--{option}: no pair has a field '{field_name}': name one of theirs: {has}")
+            raise SettingsError(f"--{option}: the first pairs have no field '{field_name}': name one of theirs: {has}")
+
+
+def _fields_of(pair: Captioned) -> dict[str, str]:
+    return {**pair.meta, "url": pair.url, "caption": pair.caption, "licence": pair.licence}
 
 
 def same_marks(pair: Captioned, same: tuple[str, ...]) -> tuple[str, ...]:
@@ -79,7 +83,7 @@ def same_marks(pair: Captioned, same: tuple[str, ...]) -> tuple[str, ...]:
 
     A field that the pair lacks makes nothing the same.
     """
-    known = {**pair.meta, "url": pair.url, "caption": pair.caption, "licence": pair.licence}
+    known = _fields_of(pair)
     found = [(name, [known.get(part, "") for part in name.split("+")]) for name in same]
     return tuple(f"{name}={'+'.join(values)}" for name, values in found if all(values))
 
@@ -89,4 +93,4 @@ def split_of(pair: Captioned, settings: Settings) -> str:
 
     Of copies of a picture in two groups the selection keeps the one of the earliest split.
     """
-    return pair.split or deal(pair.meta.get(settings.group) or pair.group or pair.key, settings.splits)
+    return pair.split or deal(_fields_of(pair).get(settings.group) or pair.group or pair.key, settings.splits)

@@ -170,7 +170,8 @@ def _paired(runs: Sequence[Measured], suite: str, measure: str, kind: str) -> St
     """The scores [runs, N] of the cases that every run has."""
     found = [getattr(run, kind)[suite] for run in runs]
     cases = sorted(set.intersection(*({i for i, scores in cases.items() if measure in scores} for cases in found)))
-    known = dict(enumerate(runs[0].subjects.get(suite, ()))) if kind == "losses" else {}
+    told_by = next((run.subjects[suite] for run in runs if run.subjects.get(suite)), ()) if kind == "losses" else ()
+    known = dict(enumerate(told_by))
     subjects = [known.get(i) or f"{suite} {i}" for i in cases]  # the first cases of a suite are of different ones
     return Stratum(np.array([[cases_of_run[i][measure] for i in cases] for cases_of_run in found]), subjects)
 

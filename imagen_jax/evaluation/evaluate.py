@@ -60,7 +60,8 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     mesh, source = partition.make_mesh(config.mesh), config.sample.run or workdir
     run = runs.open_run(source, mesh, config)
     cascade.check_fit(run, None)
-    layout, corpus = layout_for(run), run.config.data.corpus
+    run.config.data.corpus = corpus = settings.corpus or run.config.data.corpus
+    layout = layout_for(run)
     suites = open_suites(run.config.data, layout, settings.seed)
     chosen = [suite for suite in wanted if suite in suites.names]
     if not chosen:

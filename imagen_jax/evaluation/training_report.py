@@ -118,12 +118,17 @@ def _row(run: Run, example, picture: np.ndarray) -> grid.Row:
 
 
 def write_instructions(loader, folder: Path) -> list[Path]:
-    """One held-out instruction a task as files for --mode=sample: TASK.json with its pictures beside it."""
-    paths = []
-    for index, task in enumerate(loader.tasks):
+    """One held-out instruction a task as files for --mode=sample: TASK.json with its pictures beside it.
+
+    What is there stays: it may have been changed to be drawn again.
+    """
+    paths = [folder / f"{task}.json" for task in loader.tasks]
+    for index, (task, path) in enumerate(zip(loader.tasks, paths, strict=True)):
+        if path.exists():
+            continue
         instruction = loader.example(index, task).instruction
         names = [f"{task}_{i + 1}.png" for i in range(len(instruction.references))]
         for name, reference in zip(names, instruction.references, strict=True):
             grid.save_png(reference.image, folder / name)
-        paths.append(write_json(folder / f"{task}.json", to_json(instruction, names)))
+        write_json(path, to_json(instruction, names))
     return paths

@@ -109,10 +109,10 @@ class UNet(nn.Module):
         clean = jnp.full(images.shape[:1], 20.0)  # log-SNR at its maximum
         own = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
         lowest, outputs = self._down(images, self._embedding(clean, own), own)
-        ends = *(blocks[-1] for blocks in outputs[:-1]), lowest  # a loop that only its end is read of keeps no more
-        norms = (*self.finer_context_norms, self.context_norm)
-        maps = {level: norm(ends[level - 1]) for level, norm in zip(c.context_levels, norms, strict=True)}
-        return {level: self._as_tokens(feature_map, slots, level) for level, feature_map in maps.items()}
+        # A loop of which only the end is read keeps no more: so not outputs[-1][-1].
+        ends = {level: lowest if level == len(outputs) else outputs[level - 1][-1] for level in c.context_levels}
+        norms = dict(zip(c.context_levels, (*self.finer_context_norms, self.context_norm), strict=True))
+        return {level: self._as_tokens(norms[level](end), slots, level) for level, end in ends.items()}
 
     def _as_tokens(self, feature_map: jax.Array, slots: int, level: int) -> Tokens:
         """[B K, h, w, C] -> [B, K h w, C]."""

@@ -108,8 +108,12 @@ def make_captioned(
 
 def group_of(image: Pixels, path: str = "", url: str = "") -> str:
     """The name of a picture under whatever key: its URL, else its path in the data set, else a hash of its file."""
-    file = os.fspath(image).encode() if isinstance(image, os.PathLike) else image
-    return url or path or hashlib.blake2b(file, digest_size=16).hexdigest()
+    if url or path:
+        return url or path
+    if isinstance(image, os.PathLike):
+        file = Path(image)
+        image = file.read_bytes() if file.is_file() else file.name.encode()  # a missing one is skipped later
+    return hashlib.blake2b(image, digest_size=16).hexdigest()
 
 
 def _utf8(text: str) -> str:
