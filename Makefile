@@ -26,7 +26,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 
 $(VENV)/.demo: setup.py
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12) and 'Python 3.11 or 3.12 is needed: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e .
 	touch $@

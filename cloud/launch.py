@@ -208,7 +208,7 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
             call(delete)
         if state in ("", "FAILED", "SUSPENDED"):
             call(create)
-        elif state == "ACTIVE" and (code := call(ask, check=False)):
+        elif state == "ACTIVE" and (code := answer(ask)):
             call(delete)
             if code != "0":
                 raise LaunchError(f"ended with exit code {code}: see log.txt in its workdir, or none is mounted")
@@ -227,17 +227,21 @@ def state_of(look: list[str]) -> str:
     return UNKNOWN
 
 
-def call(command: list[str], check: bool = True) -> str:
-    """What a command printed; with check=False, '' where it failed.
+def call(command: list[str]) -> None:
+    """Run a command and show what it prints.
 
     Raises:
       LaunchError: the tool is missing, or it failed.
     """
-    done = _run(command, None if check else subprocess.DEVNULL)
-    if check and done.returncode:
+    done = _run(command, None)
+    if done.returncode:
         raise LaunchError(f"{shlex.join(command)} ended with exit code {done.returncode}")
-    if check:
-        print(done.stdout, end="", flush=True)
+    print(done.stdout, end="", flush=True)
+
+
+def answer(command: list[str]) -> str:
+    """What a command printed; '' where it failed."""
+    done = _run(command, subprocess.DEVNULL)
     return "" if done.returncode else done.stdout.strip()
 
 

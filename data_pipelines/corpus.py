@@ -52,6 +52,10 @@ class Corpus:
     pictures: tuple[Picture, ...]
     sources: Mapping[str, Mapping]  # style -> package, version, sha256, author, licence, home, held_out
 
+    def take(self, ids: Sequence[int]) -> "Corpus":
+        """The pictures at these places."""
+        return Corpus(self.images[ids], tuple(self.pictures[i] for i in ids), self.sources)
+
 
 def load_corpus(path: str | Path | Sequence[str | Path], size: int) -> Corpus:
     """Read a corpus with every tile scaled down to `size` pixels.

@@ -141,7 +141,7 @@ def open_datasets(
     missing: dict[str, str] = {}  # name -> its mend
     for name in mixture:
         if not (root / name).is_dir():
-            missing[name] = f"{name}: {command(name, root)}"
+            missing[name] = f"{name}: {command(name, root)} --size={layout.image_size}"
         elif not (root / name / split).is_dir():
             missing[name] = f"{name}: has no split '{split}' in {root / name}"
         elif not len(reader := _open_split(root / name, split)):

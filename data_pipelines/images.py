@@ -6,6 +6,7 @@ stretched and never padded: a control map and its target are cut alike, and the 
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -111,6 +112,14 @@ def _jpeg_scale(sides: tuple[int, int], at_least: int) -> int:
     if not at_least:
         return 1
     return next((scale for scale in (8, 4, 2) if min(sides) // scale >= at_least), 1)
+
+
+def save_png(image: UInt8[np.ndarray, "h w 3"], path: Path) -> None:
+    """Write a picture, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    partial.write_bytes(encode_image(image, "png"))
+    os.replace(partial, path)
 
 
 def _is_drawing(image: np.ndarray) -> bool:

@@ -8,13 +8,10 @@ Image paths are relative to the file. A line of training JSONL adds "target" (an
 and sampling go through the same `pack`. `python -m data_pipelines.instruction FILE` checks a file.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import functools
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,16 +21,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines import features
-from data_pipelines.images import ImageError, fit_image, read_image
-from data_pipelines.text import MARKER, MAX_MARKER, Tokenizer
+from data_pipelines.images import fit_image, read_image
+from data_pipelines.markers import InstructionError, at, check_markers
+from data_pipelines.text import MARKER, Tokenizer
 from imagen_jax.types import Context, Text
-
-# Whatever a hurried hand may have meant as a marker: "[ref1]", "[Ref #2]", "[ref#3" and "ref#4" without brackets.
-_MARKER_LIKE = re.compile(r"\[\s*ref(?![a-z])[^\[\]]*\]?|\bref\s*#\s*[0-9]+\]?", re.IGNORECASE)
-
-
-class InstructionError(ValueError):
-    """An instruction that cannot be followed: one line that says where, what is wrong, and the mend."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +67,8 @@ def layout_of(config) -> Layout:
 
 def check(instruction: Instruction) -> None:
     """Raises InstructionError unless every marker is well formed and the text and the references name the same ones."""
-    with _at(instruction.source):
-        _check_markers(instruction.text, tuple((r.marker, r.text) for r in instruction.references))
+    with at(instruction.source):
+        check_markers(instruction.text, tuple((r.marker, r.text) for r in instruction.references))
 
 
 def pack(instruction: Instruction, tokenizer: Tokenizer, layout: Layout) -> tuple[Text, Context]:
@@ -93,9 +84,9 @@ def pack(instruction: Instruction, tokenizer: Tokenizer, layout: Layout) -> tupl
         would lose a marker. FeatureError: features that are not of these tokens.
     """
     check(instruction)
-    with _at(instruction.source):
+    with at(instruction.source):
         context = _pack_context(instruction.references, tokenizer, layout)
-        with _at("text"):
+        with at("text"):
             text = Text(*_pack_text(instruction.text, tokenizer, layout.text_length, "text_length"))
     if layout.feature_width and instruction.features is not None:
         return features.pack(instruction.features, text, context, layout.feature_width)
@@ -110,7 +101,7 @@ def context_text(reference: Reference) -> str:
 def load_instruction(path: str | os.PathLike) -> Instruction:
     """Reads one instruction from a JSON file. Raises InstructionError, one line with the file and the field."""
     fields = _parse_json(_read_text(path), path)
-    with _at(path):
+    with at(path):
         return _parse_instruction(fields, Path(path).parent, source=str(path))
 
 
@@ -127,7 +118,7 @@ def load_jsonl(path: str | os.PathLike) -> Iterator[tuple[Instruction, np.ndarra
 def parse_line(line: str, path: str | os.PathLike, number: int) -> tuple[Instruction, np.ndarray, str]:
     """Line `number`, from 1 on, of the training file `path`, as `load_jsonl` gives it and with its errors."""
     fields, source = _parse_json(line, path, number), f"{path}:{number}"
-    with _at(source):
+    with at(source):
         return _parse_example(fields, Path(path).parent, source)
 
 
@@ -136,59 +127,6 @@ def to_json(instruction: Instruction, images: Sequence[str]) -> dict:
     names = zip(instruction.references, images, strict=True)
     references = [{"marker": r.marker, "text": r.text, "image": image} for r, image in names]
     return {"text": instruction.text, "references": references}
-
-
-@contextlib.contextmanager
-def _at(where: str | os.PathLike) -> Iterator[None]:
-    """Puts the place before the message of an error raised inside."""
-    try:
-        yield
-    except (InstructionError, ImageError) as error:
-        raise InstructionError(f"{where}: {error}") from None
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _check_markers(text: str, references: tuple[tuple[str, str], ...]) -> None:
-    """`check` on words alone, each reference as (marker, text)."""
-    if not text.strip():
-        raise InstructionError("text: is empty; say what to draw")
-    with _at("text"):
-        named = _markers(text)
-    markers = [marker for marker, _ in references]
-    for slot, (marker, phrase) in enumerate(references):
-        with _at(f"references[{slot}]"):
-            _check_reference(marker, phrase, named)
-        if marker in markers[:slot]:
-            taken = f"{marker} is taken by references[{markers.index(marker)}]"
-            raise InstructionError(f"references[{slot}].marker: {taken}; give each reference its own number")
-    for marker in named:
-        if marker not in markers:
-            raise InstructionError(f"text: {marker} has no reference; add one, or take it out of the text")
-
-
-def _check_reference(marker: str, phrase: str, named: list[str]) -> None:
-    with _at("marker"):
-        if _markers(marker) != [marker]:
-            raise InstructionError(f"{marker!r} is not a marker; write it like [ref#1]")
-        if marker not in named:
-            raise InstructionError(f"{marker} is not in the text; name it there, or remove the reference")
-    with _at("text"):
-        if not phrase.replace(marker, "").strip():
-            raise InstructionError("is empty; say in a few words what the picture shows")
-        if others := set(_markers(phrase)) - {marker}:
-            raise InstructionError(f"names {min(others)}, but its own marker is {marker}; keep only that one")
-
-
-def _markers(text: str) -> list[str]:
-    """The markers in `text`, in order. Raises InstructionError for one that is malformed or out of range."""
-    likes = _MARKER_LIKE.findall(text)
-    for like in likes:
-        match = MARKER.fullmatch(like)
-        if not match:
-            raise InstructionError(f"{like[:20]!r} is not a marker; write it like [ref#1], numbers from 1 on")
-        if int(match[1]) > MAX_MARKER:
-            raise InstructionError(f"{like[:20]} is above the last marker, [ref#{MAX_MARKER}]; count from [ref#1] on")
-    return likes
 
 
 def _pack_context(references: tuple[Reference, ...], tokenizer: Tokenizer, layout: Layout) -> Context:
@@ -200,7 +138,7 @@ def _pack_context(references: tuple[Reference, ...], tokenizer: Tokenizer, layou
     tokens = np.full((slots, length), tokenizer.pad_id, np.int32)
     token_mask = np.zeros((slots, length), bool)
     for slot, reference in enumerate(references):
-        with _at(f"references[{slot}]"):
+        with at(f"references[{slot}]"):
             images[slot] = fit_image(_checked_image(reference.image), size)
             tokens[slot], token_mask[slot] = _pack_text(
                 context_text(reference), tokenizer, length, "reference_text_length"
@@ -245,7 +183,7 @@ def _read_text(path: str | os.PathLike) -> str:
 def _parse_json(text: str, path: str | os.PathLike, line: int | None = None) -> object:
     """`text` is line number `line` of the file, or all of it."""
     try:
-        with _at(f"{path}:{line}" if line else path):
+        with at(f"{path}:{line}" if line else path):
             return json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         where = f"{path}:{line or error.lineno}:{error.colno}"
@@ -266,13 +204,13 @@ def _parse_instruction(fields: object, folder: Path, source: str, extra: tuple[s
         raise InstructionError(f"references: is {_kind(items)}; give a list of objects")
     words = []
     for slot, item in enumerate(items):
-        with _at(f"references[{slot}]"):
+        with at(f"references[{slot}]"):
             _check_keys(item, ("marker", "text", "image"))
             words.append((_string(item, "marker"), _string(item, "text")))
-    _check_markers(text, tuple(words))  # before any picture is read
+    check_markers(text, tuple(words))  # before any picture is read
     references = []
     for slot, (marker, phrase) in enumerate(words):
-        with _at(f"references[{slot}]"):
+        with at(f"references[{slot}]"):
             references.append(Reference(marker, phrase, _picture(items[slot], "image", folder)))
     return Instruction(text, tuple(references), source)
 
@@ -284,7 +222,7 @@ def _parse_example(fields: object, folder: Path, source: str) -> tuple[Instructi
 
 def _picture(fields: dict, key: str, folder: Path) -> np.ndarray:
     path = folder / _string(fields, key)
-    with _at(f"{key}: {path}"):
+    with at(f"{key}: {path}"):
         return read_image(path)
 
 

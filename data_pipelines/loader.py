@@ -22,7 +22,7 @@ from data_pipelines.mixture import Mixture
 from data_pipelines.tasks import TASKS
 from data_pipelines.text import Tokenizer, load_tokenizer
 from data_pipelines.wording import Example
-from imagen_jax.types import Batch, Context, Text
+from imagen_jax.types import Batch
 
 LOADERS = ("memory", "records")
 OF_MEMORY = dict(instructions=True, augment=True, told_styles=0.0)  # keys of `data` that the other loader cannot heed
@@ -83,10 +83,11 @@ class Loader(abc.ABC):
     def _collate(self, indices: Sequence[int], task: str | None = None) -> Batch:
         examples = [self.example(i, task) for i in indices]
         packed = [pack(example.instruction, self.tokenizer, self.layout) for example in examples]
+        text, context = jax.tree.map(lambda *leaves: np.stack(leaves), *packed)
         return Batch(
             image=np.stack([fit_image(example.target, self.layout.image_size) for example in examples]),
-            text=_stack_text([text for text, _ in packed]),
-            context=_stack_context([context for _, context in packed]),
+            text=text,
+            context=context,
             task=np.array([self._task_number(i, task) for i in indices], np.int32),
             index=np.array(indices, np.int64),
         )
@@ -109,11 +110,12 @@ def make_loader(
 ) -> Loader:
     """The loader that `data` describes, over one split ('train', 'validation' or 'test').
 
-    loader='memory' makes examples of tasks from a corpus, and augments in 'train' only, there unless data.augment is
-    False; loader='records' streams the
-    prepared data sets ROOT/NAME, with ROOT = data.records, that the mixture names; with layout.feature_width their text
-    features too. Raises ValueError, one line: an
-    unknown loader, a bad mixture, a corpus or data sets that are missing, or a task that has nothing to work on there.
+    loader='memory' makes examples of tasks from a corpus, augmented in 'train' alone and only where data.augment is
+    True. loader='records' streams the prepared data sets data.records/NAME that the mixture names, with their text
+    features where layout.feature_width asks for them.
+
+    Raises ValueError, one line: an unknown loader, a bad mixture, a corpus or data sets that are missing, or a task
+    that has nothing to work on there.
     """
     if not 0 <= seed < SEEDS:
         raise LoaderError(f"seed {seed} is outside 0 ... 2^63 - 1: choose another")
@@ -123,17 +125,23 @@ def make_loader(
     common = dict(
         mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
     )
-    chosen = {key: data.get(key, usual) for key, usual in OF_MEMORY.items()}  # newer than some runs
+    chosen = _options_of_memory(data)
     if data.loader == "records":
-        for key, value in chosen.items():
-            if value != OF_MEMORY[key]:
-                what = "pictures" if key == "augment" else "words"
-                raise LoaderError(f"data.{key}={value} is for data.loader='memory': prepared sets have their {what}")
         return _open_records(data, split, seed, **common)
-    if not 0 <= chosen["told_styles"] <= 1:
-        raise LoaderError(f"data.told_styles={chosen['told_styles']} is no share: choose one from 0 to 1")
     maker = open_maker(data.corpus, split, layout, common["tokenizer"], mixture.tasks, **chosen)
     return MemoryLoader(maker, seed, **common)
+
+
+def _options_of_memory(data: ConfigDict) -> dict:
+    """The keys of `data` that the memory loader alone heeds. Raises LoaderError where they cannot be heeded."""
+    chosen = {key: data.get(key, usual) for key, usual in OF_MEMORY.items()}  # newer than some runs
+    for key, value in chosen.items():
+        if data.loader == "records" and value != OF_MEMORY[key]:
+            what = "pictures" if key == "augment" else "words"
+            raise LoaderError(f"data.{key}={value} is for data.loader='memory': prepared sets have their {what}")
+    if not 0 <= chosen["told_styles"] <= 1:
+        raise LoaderError(f"data.told_styles={chosen['told_styles']} is no share: choose one from 0 to 1")
+    return chosen
 
 
 def open_maker(
@@ -207,17 +215,4 @@ def _ordered(tasks: Mapping[str, float]) -> list[str]:
 
 
 def _select(corpus: Corpus, split: str) -> Corpus:
-    ids = [i for i, picture in enumerate(corpus.pictures) if picture.split == split]
-    return Corpus(corpus.images[ids], tuple(corpus.pictures[i] for i in ids), corpus.sources)
-
-
-def _stack_text(texts: Sequence[Text]) -> Text:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *texts)
-
-
-def _stack_context(contexts: Sequence[Context]) -> Context:
-    return Context(
-        images=np.stack([context.images for context in contexts]),
-        text=_stack_text([context.text for context in contexts]),
-        mask=np.stack([context.mask for context in contexts]),
-    )
+    return corpus.take([i for i, picture in enumerate(corpus.pictures) if picture.split == split])

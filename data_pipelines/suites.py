@@ -10,7 +10,6 @@ prints what each suite holds, and draws one case of each.
 """
 
 import argparse
-import os
 import sys
 import textwrap
 import zlib
@@ -25,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_pipelines import commands, composed, templates, wanted
 from data_pipelines.corpus import SPLITS, Corpus, Picture, load_corpus
 from data_pipelines.examples import ExampleMaker, TaskError
+from data_pipelines.images import save_png
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import SEEDS
 from data_pipelines.pairs import HELD_OUT_STYLE, STYLES, target_of
@@ -156,12 +156,11 @@ def _unseen(corpus: Corpus, split: str) -> Corpus:
     part = _part(corpus, lambda picture: picture.split == split and picture.root not in elsewhere)
     seen = (composite(part.images, WHITE[1]) < 255 - FAINT).any(-1).mean((1, 2)) >= LEAST_SEEN
     kept = [i for i, picture in enumerate(part.pictures) if seen[i] or STYLES[picture.style].depth]
-    return Corpus(part.images[kept], tuple(part.pictures[i] for i in kept), part.sources)
+    return part.take(kept)
 
 
 def _part(corpus: Corpus, keep: Callable[[Picture], bool]) -> Corpus:
-    ids = [i for i, picture in enumerate(corpus.pictures) if keep(picture)]
-    return Corpus(corpus.images[ids], tuple(corpus.pictures[i] for i in ids), corpus.sources)
+    return corpus.take([i for i, picture in enumerate(corpus.pictures) if keep(picture)])
 
 
 def _rows(suite: Suite, maker: ExampleMaker, rng: np.random.Generator) -> list[tuple]:
@@ -268,16 +267,10 @@ def main(arguments: list[str] | None = None) -> int:
         suites = open_suites(ConfigDict(dict(corpus=chosen.corpus, tokenizer="")), layout, chosen.seed, chosen.split)
         print(report(suites))
         if chosen.picture:
-            _save(draw(suites, chosen.case), chosen.picture)
+            save_png(np.asarray(draw(suites, chosen.case)), chosen.picture)
             print(f"wrote {chosen.picture}")
 
     return commands.guarded(work)
-
-
-def _save(picture: Image.Image, output: Path) -> None:
-    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
-    picture.save(temporary, "PNG")
-    os.replace(temporary, output)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
     python -m imagen_jax.main --config=experiments/ablation.py:ARM[,laptop|small|paper]
 
 Arms: full (stage 2 as it is); no_stage1 (starts from runs/pretrain); no_instructions (captions alone: no word says
-what to do or what a reference is; not for paper, whose data sets have their words); only_TASK (a single-task model,
-e.g. only_line). Bare is tiny. The runs are runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their
-evaluations side by side.
+what to do or what a reference is; not for paper, whose data sets have their words); no_edit (without the task that the
+paper's stage 2 lacks, to be fine-tuned on it, Table 2); only_TASK (a single-task model, e.g. only_line). Bare is tiny.
+The runs are runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their evaluations side by side.
 """
 
 from experiments import common, stage2
 
 STEPS = {"tiny": 300, "laptop": 1_000, "small": 600, "paper": 400_000}
-ARMS = ("full", "no_stage1", "no_instructions")
+ARMS = ("full", "no_stage1", "no_instructions", "no_edit")
 
 
 def get_config(arguments: str = "full"):
@@ -20,13 +20,18 @@ def get_config(arguments: str = "full"):
     config = stage2.get_config(size)
     config.name = common.run_name(f"ablation_{arm}", size)
     config.train.update(steps=STEPS[size], sample_every=0)
+    common.warm_up_within(config)
     task = arm.removeprefix("only_")
     if arm == "no_stage1":
         common.follow(config, "pretrain", size)
+        config.model.context_zero_start = True  # its context attention is new, as that of stage 1 was
     elif arm == "no_instructions":
         if config.data.loader == "records":
             raise ValueError(f"experiments/ablation.py:{arguments}: its data sets have their words; use another arm")
         config.data.instructions = False
+    elif arm == "no_edit":
+        others = {name: ratio for name, ratio in config.data.mixture.items() if name != "edit"}
+        config.data.mixture = {name: ratio / sum(others.values()) for name, ratio in others.items()}
     elif arm != task and task in config.data.mixture:
         config.data.mixture = {task: 1.0}
     elif arm != "full":

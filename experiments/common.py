@@ -114,6 +114,11 @@ def follow(config: ConfigDict, before: str, size: str) -> None:
     config.init_from = "auto" if size == "tiny" else f"runs/{config.follows}"
 
 
+def warm_up_within(config: ConfigDict) -> None:
+    """[I] A short run warms up for a quarter of its steps at most; call it when train.steps is set."""
+    config.optim.warmup_steps = min(config.optim.warmup_steps, config.train.steps // 4)
+
+
 def defaults(name: str) -> ConfigDict:
     """Every key, with the paper's values where it states them."""
     config = ConfigDict()

@@ -5,8 +5,9 @@
     python -m imagen_jax.main --config=experiments/edit.py:small        those of the full emoji corpus, 64 px
     python -m imagen_jax.main --config=experiments/edit.py:paper        MagicBrush, prepared as data/records/magicbrush
 
-It takes over the weights of runs/stage2. Table 2 compares with the model before instruction tuning:
-`--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`. What came out at the bare size stands in README.md.
+It takes over the weights of runs/stage2. Table 2 compares two other starts, before and after instruction tuning
+without edits: `--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`, and `runs/ablation_no_edit`. What came
+out at the bare size stands in README.md.
 """
 
 from experiments import common
@@ -19,6 +20,7 @@ def get_config(size: str = "tiny"):
     common.follow(config, "stage2", size)
     config.data.mixture.update({"magicbrush" if size == "paper" else "edit": 1.0})
     config.train.steps = STEPS[size]
+    common.warm_up_within(config)
     if size in ("tiny", "laptop"):
         config.model.context_zero_start = False  # as in stage 2
     if size == "tiny":

@@ -28,6 +28,7 @@ def get_config(size: str = "tiny"):
     if size == "tiny":
         config.train.update(batch_size=16, checkpoint_every=200, sample_every=200)
     elif size == "paper":
+        config.optim.name = "adam"  # [P Imagen]
         config.train.crop_size = 256  # [P Imagen] 1024 px pictures are trained on in crops
         config.data.records = "data/records_1024"  # prepared with --size=1024
     return config

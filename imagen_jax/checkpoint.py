@@ -225,7 +225,7 @@ def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
         reason = " ".join(str(error).split())[:160]
         path = manager.directory / str(step)
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); {MEND}") from error
-    sys.unraisablehook = hook
+    sys.unraisablehook = hook  # not in a finally: after a fault its parallel reads still fail, later
     logging.getLogger("asyncio").removeFilter(_is_no_read)
 
 

@@ -195,7 +195,8 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     picture = trainer.workdir / "samples" / f"grid_{int(state.step)}.png"
     grid.save_png(sample_grid(trainer, state), picture)
     config = trainer.config
-    report = {"run": config.name, "step": int(state.step), "corpus": config.data.corpus, "seed": config.seed}
+    data = config.data.records if config.data.loader == "records" else config.data.corpus
+    report = {"run": config.name, "step": int(state.step), "corpus": data, "seed": config.seed}
     report |= {"image_size": trainer.model.image_size, "samples": str(picture)}
     if trainer.model.lowres_size:
         report |= super_res_report.super_res_report(run, trainer.held_out)

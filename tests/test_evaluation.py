@@ -163,6 +163,14 @@ def test_the_report_says_what_was_evaluated_and_what_could_not(evaluated):
     assert statuses["line: follows the control"] == "not measured"
 
 
+def test_a_run_of_prepared_data_sets_needs_a_corpus(tmp_path):
+    config = make_config()
+    config.data.loader = "records"
+    write_run(tmp_path, config)
+    with pytest.raises(evaluate.EvaluationError, match="trained on records, and suites are of a corpus"):
+        evaluate.evaluate(config, tmp_path)
+
+
 def test_instructions_that_were_changed_stay(tmp_path):
     [path] = write_instructions(loader_once("mask"), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"mask.json", "mask_1.png"}

@@ -1,4 +1,4 @@
-"""The house stands: a module imports only from below, and each heavy library has one door (DESIGN of the project)."""
+"""The house stands: a module imports only from below, and each heavy library has one door (the map in WORKSPACE.md)."""
 
 import ast
 from pathlib import Path
@@ -113,4 +113,4 @@ def test_a_stage_is_a_config_and_not_code():
 
 @pytest.mark.parametrize("package", ["imagen_jax", "data_pipelines", "experiments"])
 def test_files_stay_readable(package):
-    assert not [path for path in (ROOT / package).rglob("*.py") if len(path.read_text().splitlines()) > 330]
+    assert not [path for path in (ROOT / package).rglob("*.py") if len(path.read_text().splitlines()) > 300]

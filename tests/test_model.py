@@ -111,7 +111,7 @@ def test_a_cascade_that_does_not_fit_is_refused():
 
 
 def test_paper_configs_follow_the_paper():
-    from experiments import stage1, stage2, super_res
+    from experiments import edit, stage1, stage2, super_res
 
     for experiment, steps in ((stage1, 500_000), (stage2, 400_000)):
         config = experiment.get_config("paper")
@@ -122,17 +122,22 @@ def test_paper_configs_follow_the_paper():
             "oscillating",
             25.0,
         )
+    assert super_res.get_config("paper").optim.name == "adam"
+    edit_config = edit.get_config("paper")
+    assert edit_config.optim.warmup_steps * 4 == edit_config.train.steps == 10_000, "the rate gets where it should"
     # Its text encoder is frozen and its UNet is new: there is nothing that it could take over.
     assert super_res.get_config("paper").init_from == "" and super_res.get_config("small").init_from
     assert all(abs(sum(mixture.values()) - 1) < 1e-9 for mixture in stage2.MIXTURES.values())
     assert set(common.SCALE) == set(common.BASE) == set(common.SUPER_RES) == set(common.TEXT_ENCODERS)
 
 
-def test_the_arm_without_instructions_is_not_for_prepared_data_sets():
+def test_arms_leave_out_what_their_names_say():
     import pytest
 
     from experiments import ablation
 
     assert not ablation.get_config("no_instructions,small").data.instructions
+    mixture = ablation.get_config("no_edit").data.mixture
+    assert "edit" not in mixture and abs(sum(mixture.values()) - 1) < 1e-9 and len(mixture) == 7
     with pytest.raises(ValueError, match=r"^experiments/ablation\.py:no_instructions,paper: its data sets have their"):
         ablation.get_config("no_instructions,paper")

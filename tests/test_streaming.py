@@ -220,8 +220,8 @@ def test_missing_data_sets_are_all_named_with_their_commands(folder, caplog):
     with pytest.raises(LoaderError, match=r"3 of 5 data sets of data.mixture are missing for 'train'") as caught:
         stream(folder, tasks=tasks)
     told = str(caught.value)
-    assert f"captions: python -m data_pipelines.prepare captions --output={folder}/captions" in told
-    assert f"depth: python -m data_pipelines.prepare control --condition=depth --output={folder}/depth" in told
+    assert f"captions: python -m data_pipelines.prepare captions --output={folder}/captions --size=" in told
+    assert f"depth: python -m data_pipelines.prepare control --condition=depth --output={folder}/depth --size=" in told
     assert "mine: python -m data_pipelines.prepare FAMILY" in told and "data.allow_missing=True" in told
     assert "\n" not in told
     with caplog.at_level(logging.WARNING):

@@ -5,7 +5,6 @@ these dilated, thinned, as a line drawing, and edges by Canny (the control rows 
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from data_pipelines import commands
 from data_pipelines.conditions import extract, planes
-from data_pipelines.images import ImageError, fit_image, read_image
+from data_pipelines.images import ImageError, fit_image, read_image, save_png
 from data_pipelines.sources.item import SourceError
 
 TITLE_HEIGHT = 14
@@ -60,13 +59,6 @@ def _read(path: str) -> np.ndarray:
         raise SourceError(f"{path}: {error}") from error
 
 
-def _write(sheet: np.ndarray, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
-    Image.fromarray(sheet).save(temporary, "PNG")
-    os.replace(temporary, output)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write the sheet; 0, or 2 with one line on stderr when something is wrong with the input."""
     parser = argparse.ArgumentParser(prog="python -m data_pipelines.conditions", description="Look at control maps.")
@@ -79,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         image, makers = _read(chosen.image), extract.open_makers(chosen)
         sheet = make_sheet(image, chosen.image, chosen.size, extract.open_hed(chosen.cache), makers)
-        _write(sheet, chosen.output)
+        save_png(sheet, chosen.output)
         print(f"wrote {chosen.output}")
 
     return commands.guarded(work)

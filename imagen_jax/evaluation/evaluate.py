@@ -60,6 +60,8 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     mesh, source = partition.make_mesh(config.mesh), config.sample.run or workdir
     run = runs.open_run(source, mesh, config)
     cascade.check_fit(run, None)
+    if run.config.data.loader == "records" and not settings.corpus:
+        raise EvaluationError(f"{source}: trained on records, and suites are of a corpus: name one, config.eval.corpus")
     run.config.data.corpus = corpus = settings.corpus or run.config.data.corpus
     layout = layout_for(run)
     suites = open_suites(run.config.data, layout, settings.seed)
@@ -69,24 +71,30 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     networks = open_networks(Path(settings.cache), settings.clip)
     judges = open_judges(corpus, layout.image_size, Path(settings.cache) / "judges", networks=networks)
     pictures = draw_all(run, config, mesh, suites, chosen, layout, workdir / FOLDER / "pictures")
-    facts = {
-        "run": run.config.name,
-        "step": run.step,
-        "command": command,
-        "corpus": corpus,
-        "image_size": layout.image_size,
-        "seed": settings.seed,
-        "count": settings.count,
-        "sample": {k: config.sample[k] for k in ("method", "steps", "guidance", "guidance_weight", "threshold")},
-        "judges": {"accuracies": judges.accuracies, "told": judges.told().splitlines()},
+    facts = _facts(run, config, judges, command) | {
         "missing": {suite: suites.missing[suite] for suite in wanted if suite not in chosen},
-        "left_out": left_out(judges) | _left_out_sets(judges),
         "losses": reference_losses(run, chosen, settings.seed),
     }
     drawn = [measure(suite, cases, by_arm, judges) for suite, (cases, by_arm) in pictures.items()]
     return _write(
         report.build(facts, drawn), drawn, curves.read_curves(Path(source) / "metrics.jsonl"), workdir / FOLDER
     )
+
+
+def _facts(run: Run, config: ConfigDict, judges: Judges, command: str) -> dict:
+    """What the report says of the run, and of how it was sampled and judged."""
+    return {
+        "run": run.config.name,
+        "step": run.step,
+        "command": command,
+        "corpus": run.config.data.corpus,
+        "image_size": run.model.image_size,
+        "seed": config.eval.seed,
+        "count": config.eval.count,
+        "sample": {k: config.sample[k] for k in ("method", "steps", "guidance", "guidance_weight", "threshold")},
+        "judges": {"accuracies": judges.accuracies, "told": judges.told().splitlines()},
+        "left_out": left_out(judges) | _left_out_sets(judges),
+    }
 
 
 def layout_for(run: Run) -> Layout:

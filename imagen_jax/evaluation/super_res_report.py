@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax import cascade, grid, hosts, samplers
+from imagen_jax import cascade, grid, hosts, partition, samplers
 from imagen_jax import model as model_lib
 from imagen_jax.evaluation.measure_pictures import psnr, ssim
 from imagen_jax.runs import Run
 
-BATCHES, BATCH_SIZE = 2, 32  # held-out pictures
+PICTURES, BATCH_SIZE = 64, 32  # held-out ones
 MADE = ("model", "bicubic")
 
 
@@ -24,7 +24,10 @@ def super_res_report(run: Run, loader) -> dict:
       {"pictures": count, "enlarged": {measure: {"model", "bicubic"}}}; of `sharpness`, the mean step between
       neighbouring pixels over the real picture's own, 1 is best.
     """
-    parts = [_enlarged(run, loader.batch(i * BATCH_SIZE, BATCH_SIZE)) for i in range(BATCHES)]
+    mesh = partition.mesh_of(run.params)
+    ways = partition.batch_ways(mesh) if mesh else 1
+    size = -(-BATCH_SIZE // ways) * ways  # what does not divide lies whole on every device: at 1024 px, too much
+    parts = [_enlarged(run, loader.batch(start, size)) for start in range(0, PICTURES, size)]
     real, *made = (np.concatenate(pictures) for pictures in zip(*parts, strict=True))
     measures = {"psnr": psnr, "ssim": ssim, "sharpness": _sharpness}
     means = {

@@ -1,7 +1,7 @@
 """What a trained model does with held-out instructions: the loss with true and with shuffled references, and samples.
 
 The central claim of the paper is that the references are followed. A model that ignores them has the same loss when
-every example is given the references of another one; the ratio of the two losses is the measure (DESIGN.md, 4).
+every example is given the references of another one; the ratio of the two losses is the measure.
 """
 
 import functools
