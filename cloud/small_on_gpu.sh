@@ -53,7 +53,8 @@ for arm in $ARMS; do # Tables 3 and 4
     train "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE" "$before"
     measure "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE"
 done
-for start in stage2 stage1; do # Table 2
+train "ablation_no_edit_$SIZE" "ablation.py:no_edit,$SIZE" stage1
+for start in ablation_no_edit stage1; do # Table 2
     train "edit_from_${start}_$SIZE" "edit.py:$SIZE" "$start"
     measure "edit_from_${start}_$SIZE" "edit.py:$SIZE"
 done
@@ -64,5 +65,5 @@ compare() { # compare OUTPUT RUN...
     "$PYTHON" -m imagen_jax.evaluation.compare "${@/%/_$SIZE}" --output="$output"
 }
 compare "$RUNS/ablation_$SIZE.md" $(printf "$RUNS/ablation_%s " $ARMS)
-compare "$RUNS/edit_$SIZE.md" "$RUNS/edit_from_stage2" "$RUNS/edit_from_stage1"
+compare "$RUNS/edit_$SIZE.md" "$RUNS/edit_from_ablation_no_edit" "$RUNS/edit_from_stage1"
 echo "all done: $RUNS/stage2_$SIZE/eval/report.html, $RUNS/ablation_$SIZE.md, $RUNS/edit_$SIZE.md"

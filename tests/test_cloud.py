@@ -192,8 +192,8 @@ esac; done
         assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith(f"all done: {root}/"), done.stderr
     commands = (tmp_path / "commands").read_text().splitlines()
     trainings = [line for line in commands if "--workdir" in line and "--mode" not in line]
-    assert len(trainings) == len(set(trainings)) == 11 and all(line.endswith(extra) for line in trainings)
+    assert len(trainings) == len(set(trainings)) == 12 and all(line.endswith(extra) for line in trainings)
     starts = [line.split("init_from=")[1].split()[0] for line in trainings if "init_from" in line]
-    assert len(starts) == 10 and all(start.startswith(f"{root}/") for start in starts)
+    assert len(starts) == 11 and all(start.startswith(f"{root}/") for start in starts)
     assert starts.count(f"{root}/pretrain_small") == 2  # stage 1, and the arm without it
     assert [path.name for path in tmp_path.glob("runs*")] == [root]
