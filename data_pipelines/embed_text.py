@@ -48,10 +48,10 @@ class TextEncoder:
         self.tokenizer = load_tokenizer(tokenizer)
         self._mesh = partition.make_mesh({"fsdp": -1})
         config, self._params = load_encoder(weights, size, self._mesh)
-        if self.tokenizer.vocab_size > config.vocab_size:
+        if self.tokenizer.size > config.vocab_size:
             raise EmbedError(
-                f"{weights}: has {config.vocab_size} token embeddings and the tokenizer up to "
-                f"{self.tokenizer.vocab_size}: give the encoder's own --tokenizer"
+                f"{weights}: has {config.vocab_size} token embeddings and the tokenizer {self.tokenizer.size} ids: "
+                "give the encoder's own --tokenizer"
             )
         module = T5Encoder(config, jnp.dtype(dtype))
         self._apply = jax.jit(lambda params, tokens, mask: module.apply({"params": params}, tokens, mask))

@@ -5,10 +5,10 @@
 Arms: full (stage 2 as it is); no_stage1 (starts from runs/pretrain); no_instructions (captions alone: no word says
 what to do or what a reference is; not for paper, whose data sets have their words); no_edit (without the task that the
 paper's stage 2 lacks, to be fine-tuned on it, Table 2); only_TASK (a single-task model, e.g. only_line). Bare is tiny.
-The runs are runs/ablation_ARM_SIZE; `python -m imagen_jax.evaluation.compare` puts their evaluations side by side.
+The runs are runs/ablation_ARM[_SIZE]; `python -m imagen_jax.evaluation.compare` puts their evaluations side by side.
 """
 
-from experiments import common, stage2
+from experiments import common, stage1, stage2
 
 STEPS = {"tiny": 300, "laptop": 1_000, "small": 600, "paper": 400_000}
 ARMS = ("full", "no_stage1", "no_instructions", "no_edit")
@@ -24,12 +24,14 @@ def get_config(arguments: str = "full"):
     task = arm.removeprefix("only_")
     if arm == "no_stage1":
         common.follow(config, "pretrain", size)
-        config.model.context_zero_start = True  # its context attention is new, as that of stage 1 was
+        config.model.context_zero_start = stage1.get_config(size).model.context_zero_start  # it is as new as there
     elif arm == "no_instructions":
         if config.data.loader == "records":
             raise ValueError(f"experiments/ablation.py:{arguments}: its data sets have their words; use another arm")
         config.data.instructions = False
     elif arm == "no_edit":
+        if "edit" not in config.data.mixture:
+            raise ValueError(f"experiments/ablation.py:{arguments}: that is full, which has no edits: use it")
         others = {name: ratio for name, ratio in config.data.mixture.items() if name != "edit"}
         config.data.mixture = {name: ratio / sum(others.values()) for name, ratio in others.items()}
     elif arm != task and task in config.data.mixture:

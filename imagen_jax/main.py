@@ -89,8 +89,8 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     from imagen_jax.train import train
     from imagen_jax.train_check import check
 
+    hosts.join(config.hosts)  # first: a look at checkpoints starts JAX
     check(config, workdir)  # before the data, which may take a minute to read
-    hosts.join(config.hosts)
     part = partition.batch_part(partition.make_mesh(config.mesh))
     loader = make_loader(config.data, layout_of(config), "train", config.seed, *part)
     held_out = make_loader(config.data, layout_of(config), "test", config.seed)

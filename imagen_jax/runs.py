@@ -17,7 +17,7 @@ from imagen_jax import checkpoint, growth, partition, pretrained, release, sched
 from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 
-OPEN = "train it first, name its folder with --workdir, or draw with the package's: --config.sample.run=released"
+OPEN = "train it first, or name its folder; the package's own model is --config.sample.run=released"
 MOVABLE = (("text_encoder", "weights"), ("data", "tokenizer"))  # keys that name files outside the workdir
 
 

@@ -53,6 +53,14 @@ def start_two(workdir: Path, cache: Path) -> list[subprocess.Popen]:
     return [start(workdir, cache, 1, *joined, f"--config.hosts.index={index}") for index in range(2)]
 
 
+def test_processes_join_before_anything_looks_at_checkpoints(tmp_path):
+    """As a restart must: JAX cannot join others once it has started, and to open checkpoints starts it."""
+    (tmp_path / "checkpoints").mkdir()
+    alone = f"--config.hosts.coordinator=127.0.0.1:{free_port()}", "--config.hosts.count=1", "--config.hosts.index=0"
+    _, told = start(tmp_path, tmp_path / "cache", 1, *alone, "--config.data.corpus=nowhere").communicate(timeout=300)
+    assert "nowhere is no corpus" in told and "Traceback" not in told
+
+
 def losses(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without their times."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

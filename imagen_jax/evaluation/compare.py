@@ -119,7 +119,7 @@ def _check_same_cases(runs: Sequence[Measured]) -> None:
             if run.report[key] != first.report[key]:
                 raise CompareError(
                     f"{run.name} was measured with {key} {run.report[key]} and {first.name} with "
-                    f"{first.report[key]}, so their cases differ: measure both alike"
+                    f"{first.report[key]}, so their cases may differ: measure both alike, a corpus by one path"
                 )
 
 
