@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="Instruct-Imagen in JAX: pictures from multi-modal instructions",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.13",  # those that it was run on
     packages=find_packages(include=["imagen_jax*", "data_pipelines*", "experiments*"]),
     package_data={
         "imagen_jax": ["released/*", "released/super_res/*"],

@@ -106,7 +106,7 @@ class UNet(nn.Module):
         c, slots = self.config, images.shape[1]
         images, text, text_mask = (x.reshape(-1, *x.shape[2:]) for x in (images, text, text_mask))
         tokens = self._text_tokens(text)
-        clean = jnp.full(images.shape[:1], 20.0)  # log-SNR at its maximum
+        clean = jnp.full(images.shape[:1], 20.0)  # log-SNR above all of the schedule's: no noise
         own = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
         lowest, outputs = self._down(images, self._embedding(clean, own), own)
         # A loop of which only the end is read keeps no more: so not outputs[-1][-1].
