@@ -7,7 +7,7 @@ drawn anew each epoch.
 
 import abc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from data_pipelines.shortening import shorten, word_short
 from data_pipelines.text import Tokenizer
 from data_pipelines.wording import Draft, Example
 
+PHRASING, SHORTEST = 6, 4  # tokens of each share that go to the words around the texts, and the least of a text
 _log = logging.getLogger(__name__)
 
 
@@ -109,16 +110,29 @@ class Clusters(DataSet):
         chosen = clusters.choose(self._members, target, count, rng)
         pictures = [self._picture(cluster.members[i].image) for i in (target, *chosen)]
         clusters.check_distinct(cluster, target, chosen, pictures, self.reader.manifest["threshold"])
-        texts = [self._reference_text(f"[ref#{k}]", cluster.members[i].text) for k, i in enumerate(chosen, start=1)]
-        references = list(zip(texts, pictures[1:], strict=True))
-        draft = Draft(pictures[0], cluster.members[target].text, references=references)
-        return word_short("neighbors", draft, first, partial(self._fits, self._layout.text_length))[0]
+        return self._worded([cluster.members[i].text for i in (target, *chosen)], pictures, first)
 
     def where(self, number: int) -> str:
         return self.reader.where(number // self._members)
 
-    def _reference_text(self, marker: str, text: str) -> str:
-        return shorten(text, lambda cut: self._fits(self._layout.reference_text_length, f"{marker} {cut}"))
+    def _worded(self, texts: Sequence[str], pictures: Sequence[np.ndarray], first: int) -> Example:
+        """The first to be drawn, the others its references; where they do not fit whole, each has an equal share.
+
+        Where that is still too long, references are left out from the last.
+        """
+        whole, given = self._layout.text_length, self._layout.reference_text_length
+        share = max(whole // len(texts) - PHRASING, SHORTEST)
+        for caption_length, length in ((whole, given), (share, min(given, share))):
+            named = [self._cut(text, length, f"[ref#{k}] ") for k, text in enumerate(texts[1:], start=1)]
+            references = list(zip(named, pictures[1:], strict=True))
+            draft = Draft(pictures[0], self._cut(texts[0], caption_length), references=references)
+            example, _ = word_short("neighbors", draft, first, partial(self._fits, whole))
+            if len(example.instruction.references) == len(references):
+                break
+        return example
+
+    def _cut(self, text: str, length: int, before: str = "") -> str:
+        return shorten(text, lambda cut: self._fits(length, f"{before}{cut}"))
 
     def _fits(self, length: int, text: str) -> bool:
         return len(self._tokenizer.encode(text)) <= length
