@@ -5,7 +5,6 @@ the task's phrasings. Random numbers decide everything about an example, and not
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -96,8 +95,11 @@ class ExampleMaker:
     def make(self, task: str, rng: np.random.Generator) -> Example:
         """One example; the random numbers decide everything about it."""
         row = self.tables[task].draw(rng.random())
-        example = self.phrase(task, TASKS[task].draft(self, row, rng), rng)
-        return replace(example, subject=self.corpus.pictures[target_of(row)].root)
+        return self.phrase(task, TASKS[task].draft(self, row, rng), rng)
+
+    def subject(self, task: str, rng: np.random.Generator) -> str:
+        """The root subject that the target of `make` with these random numbers shows."""
+        return self.corpus.pictures[target_of(self.tables[task].draw(rng.random()))].root
 
     def phrase(self, task: str, draft: Draft, rng: np.random.Generator) -> Example:
         """The draft in one of the task's phrasings. Raises TaskError for a text that no phrasing makes short enough."""

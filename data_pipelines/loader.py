@@ -50,6 +50,10 @@ class Loader(abc.ABC):
     def example(self, i: int, task: str | None = None) -> Example:
         """Example `i` of the stream; with `task`, example `i` of that task alone."""
 
+    def subject(self, i: int, task: str) -> str:
+        """The root subject that the target of example `i` of a task shows, '' where that is not known."""
+        return ""
+
     def batch(self, start: int, size: int, task: str | None = None) -> Batch:
         """Examples start ... start + size - 1, whole on every host."""
         return self._collate(range(start, start + size), task)
@@ -101,8 +105,13 @@ class MemoryLoader(Loader):
         self._maker, self._seed = maker, seed
 
     def example(self, i: int, task: str | None = None) -> Example:
-        rng = np.random.Generator(np.random.Philox(key=self._seed << 64 | i))
-        return self._maker.make(self.tasks[self._task_number(i, task)], rng)
+        return self._maker.make(self.tasks[self._task_number(i, task)], self._random(i))
+
+    def subject(self, i: int, task: str) -> str:
+        return self._maker.subject(task, self._random(i))
+
+    def _random(self, i: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self._seed << 64 | i))
 
 
 def make_loader(

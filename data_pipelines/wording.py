@@ -36,7 +36,6 @@ class Example:
     instruction: Instruction
     target: np.ndarray
     task: str
-    subject: str = ""  # the root subject that the target shows, where a corpus tells it
 
 
 def word(task: str, draft: Draft, first: int, fits: Callable[[str], bool]) -> Example:

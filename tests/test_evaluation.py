@@ -154,7 +154,8 @@ def test_the_report_says_what_was_evaluated_and_what_could_not(evaluated):
     assert (told["step"], told["count"], told["command"], told["corpus"]) == (7, COUNT, COMMAND, "fixture")
     assert set(told["losses"]["tasks"]) == {"mask", "style_transfer"}
     for task, found in told["losses"]["tasks"].items():
-        subjects = [loader_once(task).example(i).subject for i in range(BATCH_SIZE)]
+        loader = loader_once(task)
+        subjects = [loader.subject(i, task) for i in range(BATCH_SIZE)]
         assert found["subjects"] == subjects and len(set(subjects)) > 1 and len(found["examples"]) == BATCH_SIZE
     assert set(told["suites"]) == set(SUITES) and "needs 3 references" in told["missing"]["styled_subject_line"]
     assert told["left_out"]["depth_error"] == "no depth here" and "vgg_distance" in told["left_out"]

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from data_pipelines.instruction import Layout
 from data_pipelines.loader import PREFETCH, LoaderError, make_loader, prefetch
 from data_pipelines.tasks import DRAWN
-from tests.small_corpus import LAYOUT, SIZE, make_memory_loader
+from tests.small_corpus import LAYOUT, SIZE, SUBJECTS, make_memory_loader
 
 
 def assert_equal(a, b):
@@ -41,6 +41,14 @@ def test_example_i_is_the_same_from_any_start_and_batch_size(loader):
     again = make_memory_loader(*DRAWN)
     again.example(3)  # what came before leaves no trace
     assert_equal(whole, again.batch(100, 24))
+
+
+def test_the_subject_is_that_of_the_target():
+    memory, names = make_memory_loader("text_to_image"), {subject[1]: [] for subject in SUBJECTS}
+    for _, root, _, name, *_ in SUBJECTS:
+        names[root].append(name)
+    shown = {memory.subject(i, "text_to_image"): memory.example(i).instruction.text for i in range(40)}
+    assert len(shown) > 3 and all(any(name in text for name in names[root]) for root, text in shown.items())
 
 
 def test_resume_continues_at_the_next_example(loader):

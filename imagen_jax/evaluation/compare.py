@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 class Stratum(NamedTuple):
     """Numbers of one suite or task, and whose each is."""
 
-    values: np.ndarray  # [N]
+    values: np.ndarray  # [N]; of several runs [runs, N]
     subjects: Sequence[str]  # [N]
 
 
@@ -172,7 +172,7 @@ def _paired(runs: Sequence[Measured], suite: str, measure: str, kind: str) -> St
     cases = sorted(set.intersection(*({i for i, scores in cases.items() if measure in scores} for cases in found)))
     told_by = next((run.subjects[suite] for run in runs if run.subjects.get(suite)), ()) if kind == "losses" else ()
     known = dict(enumerate(told_by))
-    subjects = [known.get(i) or f"{suite} {i}" for i in cases]  # the first cases of a suite are of different ones
+    subjects = [known.get(i) or f"{suite} {i}" for i in cases]  # suites show different ones as long as they can
     return Stratum(np.array([[cases_of_run[i][measure] for i in cases] for cases_of_run in found]), subjects)
 
 

@@ -60,7 +60,7 @@ def reference_report(run: Run, loader) -> dict:
             shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
         if true:
             means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
-            subjects = [loader.example(i, task).subject for i in range(len(true))]
+            subjects = [loader.subject(i, task) for i in range(len(true))]
             tasks[task] = means | {"examples": [round(value, 6) for value in true], "subjects": subjects}
     names = ("loss_true", "loss_shuffled")
     return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
