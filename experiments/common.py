@@ -146,6 +146,7 @@ def defaults(name: str) -> ConfigDict:
             context_zero_start=True,  # [I] the adapted model starts equal to the one it takes over
             context_positions=False,  # [I] 2-D sine code on context queries and keys
             context_in_place=(),  # [I] of context_levels, those that read the same place of each reference only
+            self_levels=(),  # [I] levels with self-attention, too; new layers add nothing at first
             context_pool=False,  # [I] references, pooled, join the time embedding as the text does
             upsample="nearest",  # after a convolution [P]; or 'shuffle': depth to space of four times its channels
             dtype="float32",  # of the computation; parameters are float32

@@ -47,7 +47,7 @@ def test_a_loop_over_the_blocks_gives_what_the_blocks_give(remat):
 
 
 def test_a_loop_reads_finer_maps_as_the_blocks_do():
-    finer = SIZES | dict(context_levels=(1, 2), context_in_place=(1,))
+    finer = SIZES | dict(context_levels=(1, 2), context_in_place=(1,), self_levels=(1,))
     plain, params = tiny.model_and_params(**finer)
     looped, batch = model_lib.make_model(tiny.config(scan=True, **finer)), tiny.batch()
     np.testing.assert_allclose(loss(looped, stacked(params), batch), loss(plain, params, batch), rtol=1e-5)

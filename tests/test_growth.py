@@ -22,7 +22,7 @@ def grown(tmp_path_factory):
         folder, tiny.model_and_params(**LEVELS)[1], {"config": config_json(tiny.config(**LEVELS)), "next_example": 0}
     )
     before = runs.open_run(folder, mesh)
-    config = tiny.config(**LEVELS, blocks=(2, 2))
+    config = tiny.config(**LEVELS, blocks=(2, 2), self_levels=(2,))
     net = model_lib.make_model(config)
     params, told = runs.take_over(config, runs.init_params(config, net, mesh), folder, mesh)
     return (before.model, before.params), (net, params), told
@@ -45,6 +45,7 @@ def test_every_new_block_can_learn(grown):
     for name in ("down_0_1", "down_1_1", "up_1_0", "up_0_0"):
         for part in (gradient[name]["residual"]["conv_2"], gradient[name]["context_attention"]["out"]):
             assert float(jnp.abs(part["kernel"]).max()) > 0, name
+    assert float(jnp.abs(gradient["down_1_0"]["self_attention"]["out"]["kernel"]).max()) > 0
 
 
 @pytest.mark.parametrize("blocks", [(1, 0), (1, 1, 1)])

@@ -10,11 +10,11 @@ import pytest
 from experiments import pretrain, stage2, super_res
 from imagen_jax import model as model_lib
 from imagen_jax import pretrained
-from imagen_jax.nn.attention import attend_in_place
+from imagen_jax.nn.attention import CrossAttention, attend_in_place
 from imagen_jax.planning.parameters import leaf_sizes
 from tests import tiny
 
-FINER = dict(context_levels=(1, 2), context_in_place=(1,))  # as the laptop's model
+FINER = dict(context_levels=(1, 2), context_in_place=(1,), self_levels=(2,))  # as the laptop's model
 
 
 def output(net, params, batch, context=None, text=None, drop_text=False, drop_context=False):
@@ -85,7 +85,7 @@ def test_each_level_attends_to_the_map_of_its_own_resolution(scan):
         assert tokens == [3 * 16, 3 * 4, 3 * 4, 3 * 16]
 
 
-@pytest.mark.parametrize("key", ["text_levels", "context_levels", "context_in_place"])
+@pytest.mark.parametrize("key", ["text_levels", "context_levels", "context_in_place", "self_levels"])
 def test_a_level_that_does_not_exist_is_one_clear_line(key):
     with pytest.raises(ValueError, match=rf"^model\.{key}: there is no level 3, model\.channels has levels 1 to 2$"):
         model_lib.make_model(tiny.config(**{key: (2, 3)}))
@@ -117,6 +117,13 @@ def test_attention_in_place_is_attention_to_the_same_place_of_each_reference():
     seen = jnp.pad(same, ((0, 0), (0, 0), (1, 0)), constant_values=True)  # the null pair, always
     expected = jax.nn.dot_product_attention(q, k, v, mask=seen[:, None])
     np.testing.assert_allclose(attend_in_place(q, k, v, mask), expected, atol=1e-6)
+
+
+def test_self_attention_reads_every_place_of_its_own_map():
+    layer, x = CrossAttention(channels=8, heads=2, head_dim=4), jax.random.normal(jax.random.key(0), (1, 3, 3, 8))
+    params = layer.init(jax.random.key(1), x, None)
+    moved = layer.apply(params, x.at[0, 2, 2].multiply(-1.0), None) - layer.apply(params, x, None)
+    assert (jnp.abs(moved).max(-1) > 1e-4).all()
 
 
 @pytest.mark.parametrize("in_place", [None, (), (1,)])

@@ -1,4 +1,4 @@
-"""Cross-attention from a feature map to text or reference tokens, and attention pooling (paper, appendix Table 5).
+"""Attention of a feature map to text, to references or to itself, and attention pooling (paper, appendix Table 5).
 
 Keys and values are computed apart from the queries: the tokens do not change during sampling, so they are projected
 once for all denoising steps. In training, with one step, a layer makes them itself where it reads them.
@@ -105,11 +105,16 @@ class CrossAttention(nn.Module):
         nulls = jnp.broadcast_to(self.null[:, None, None].astype(self.dtype), (2, shape[0], 1, *shape[2:]))
         return tuple(jnp.concatenate([null, y], axis=1) for null, y in zip(nulls, pair, strict=True))
 
-    def __call__(self, x: jax.Array, source: Tokens | tuple, mask: jax.Array) -> jax.Array:
-        """x [B, H, W, C], S tokens or their `keys_values`, mask [B, S] or [B, K] of slots -> [B, H, W, C]."""
-        keys_values = self.keys_values(source) if isinstance(source, Tokens) else source
+    def __call__(self, x: jax.Array, source: Tokens | tuple | None, mask: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, C], S tokens or their `keys_values`, mask [B, S] or [B, K] of slots -> [B, H, W, C].
+
+        Without a source it reads x itself: self-attention.
+        """
         batch, height, width, channels = x.shape
         h = self.norm(x.reshape(batch, height * width, channels))
+        if source is None:
+            source, mask = Tokens(h, h), jnp.ones((batch, 1), bool)
+        keys_values = self.keys_values(source) if isinstance(source, Tokens) else source
         if self._coded:
             h = h + sine_code(height, width, channels).astype(self.dtype)
         q = self.query(h).reshape(batch, height * width, self.heads, self.head_dim)

@@ -35,13 +35,14 @@ class UNetConfig:
     dtype: str = "float32"
     context_in_place: tuple[int, ...] = ()  # of context_levels, those that read the same place of each reference only
     upsample: str = "nearest"  # Table 5; or 'shuffle': the convolution writes four times the channels, depth to space
+    self_levels: tuple[int, ...] = ()  # levels whose blocks attend to their own map; the paper has none
     context_pool: bool = False  # references join the time embedding too, pooled as the text is
     remat: str = "none"  # 'block': the backward pass computes each block again from its inputs, all that is kept of it
     scan: bool = False  # the blocks of a level are a loop over stacked parameters
 
     def __post_init__(self):
         count = len(self.channels)
-        for key in ("text_levels", "context_levels", "context_in_place"):
+        for key in ("text_levels", "context_levels", "context_in_place", "self_levels"):
             if missing := [level for level in getattr(self, key) if not 1 <= level <= count]:
                 raise ValueError(f"model.{key}: there is no level {missing[0]}, model.channels has levels 1 to {count}")
         if len(self.blocks) != count:
@@ -61,17 +62,20 @@ def _normalisable(width: int) -> bool:
 
 
 class Block(nn.Module):
-    """One DBlock or UBlock row of Table 5: a residual block, then text attention, then context attention."""
+    """One DBlock or UBlock row of Table 5: a residual block, then attention to itself, to text and to context."""
 
     channels: int
     text: bool
     context: bool
     in_place: bool
+    itself: bool
     config: UNetConfig
 
     def setup(self):
         c = self.config
         self.residual = ResidualBlock(self.channels, c.dtype)
+        if self.itself:
+            self.self_attention = CrossAttention(self.channels, c.heads, c.head_dim, zero_start=True, dtype=c.dtype)
         if self.text:
             self.text_attention = CrossAttention(self.channels, c.heads, c.head_dim, dtype=c.dtype)
         if self.context:
@@ -87,6 +91,8 @@ class Block(nn.Module):
         if skip is not None:  # joined in here, so that remat keeps the two parts and no copy of both
             x = jnp.concatenate([x, skip * 2**-0.5], axis=-1)
         x = self.residual(split_batch(x), emb)
+        if self.itself:
+            x = self.self_attention(x, None)
         if self.text:
             x = self.text_attention(x, text, text_mask)
         if self.context and context is not None:
@@ -144,7 +150,8 @@ def make_row(config: UNetConfig, level: int) -> list[Block] | ScannedBlocks:
 
 def _make_block(config: UNetConfig, level: int) -> Block:
     kind = choose("model.remat", config.remat, {"none": Block, "block": nn.remat(Block, prevent_cse=not config.scan)})
-    reads = (level in levels for levels in (config.text_levels, config.context_levels, config.context_in_place))
+    reads = config.text_levels, config.context_levels, config.context_in_place, config.self_levels
+    reads = (level in levels for levels in reads)
     return kind(config.channels[level - 1], *reads, config)
 
 

@@ -8,7 +8,8 @@ Our reading of Table 5, which leaves the block's inside open and fits all three 
 DBlock-k opens with a strided convolution to its channel count, the first one on the picture itself. UBlock-k ends with
 a convolution to the next level's count and then up-samples. Each of their blocks is one residual block of that channel
 count with a 1x1 shortcut, then text attention, then context attention. A UBlock reads the output of its mirror DBlock
-by concatenation, scaled by 1/sqrt(2). Text is projected once to heads * head_dim. There is no self-attention.
+by concatenation, scaled by 1/sqrt(2). Text is projected once to heads * head_dim. Self-attention is ours
+(`self_levels`), off at the paper's size.
 """
 
 import dataclasses
