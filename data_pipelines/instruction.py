@@ -4,8 +4,9 @@
      "references": [{"marker": "[ref#1]", "text": "a fox", "image": "fox.png"},
                     {"marker": "[ref#2]", "text": "flat", "image": "style.png"}]}
 
-Image paths are relative to the file. A line of training JSONL adds "target" (an image) and "task" (a name). Training
-and sampling go through the same `pack`. `python -m data_pipelines.instruction FILE` checks a file.
+Image paths are relative to the file. A line of training JSONL adds "target" (an image) and "task" (a name), and may
+add "group" (lines of one group lie in one split) and "split"; `python -m data_pipelines.prepare instructions` makes it
+a data set. Training and sampling go through the same `pack`. `python -m data_pipelines.instruction FILE` checks a file.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ from data_pipelines.markers import InstructionError, at, check_markers
 from data_pipelines.text import MARKER, Tokenizer
 from imagen_jax.types import Context, Text
 
+OPTIONAL = ("group", "split")  # keys of a line of training JSONL
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
@@ -45,6 +48,18 @@ class Instruction:
     source: str = dataclasses.field(default="instruction", compare=False)  # "file" or "file:line", for messages
     # [n, D] of the text, then of each reference's, where a text encoder has run already; or None.
     features: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of training JSONL, checked, before its pictures are read."""
+
+    text: str
+    references: tuple[tuple[str, str, Path], ...]  # marker, text, picture
+    target: Path
+    task: str
+    group: str = ""
+    split: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +117,8 @@ def load_instruction(path: str | os.PathLike) -> Instruction:
     """Reads one instruction from a JSON file. Raises InstructionError, one line with the file and the field."""
     fields = _parse_json(_read_text(path), path)
     with at(path):
-        return _parse_instruction(fields, Path(path).parent, source=str(path))
+        text, references = _parse_instruction(fields, Path(path).parent)
+        return Instruction(text, _open_references(references), source=str(path))
 
 
 def load_jsonl(path: str | os.PathLike) -> Iterator[tuple[Instruction, np.ndarray, str]]:
@@ -117,9 +133,19 @@ def load_jsonl(path: str | os.PathLike) -> Iterator[tuple[Instruction, np.ndarra
 
 def parse_line(line: str, path: str | os.PathLike, number: int) -> tuple[Instruction, np.ndarray, str]:
     """Line `number`, from 1 on, of the training file `path`, as `load_jsonl` gives it and with its errors."""
-    fields, source = _parse_json(line, path, number), f"{path}:{number}"
+    words, source = read_words(line, path, number), f"{path}:{number}"
     with at(source):
-        return _parse_example(fields, Path(path).parent, source)
+        references = _open_references(words.references)
+        return Instruction(words.text, references, source), _open("target", words.target), words.task
+
+
+def read_words(line: str, path: str | os.PathLike, number: int) -> Line:
+    """As `parse_line`, but no picture is opened."""
+    fields = _parse_json(line, path, number)
+    with at(f"{path}:{number}"):
+        words = _parse_instruction(fields, Path(path).parent, ("target", "task", *OPTIONAL))
+        options = {key: _string(fields, key) for key in OPTIONAL if key in fields}
+        return Line(*words, Path(path).parent / _string(fields, "target"), _string(fields, "task"), **options)
 
 
 def to_json(instruction: Instruction, images: Sequence[str]) -> dict:
@@ -197,31 +223,30 @@ def _unique_keys(pairs: list[tuple]) -> dict:
     return fields
 
 
-def _parse_instruction(fields: object, folder: Path, source: str, extra: tuple[str, ...] = ()) -> Instruction:
+def _parse_instruction(fields: object, folder: Path, extra: tuple[str, ...] = ()) -> tuple[str, tuple]:
+    """The text, and (marker, text, picture) of each reference; no picture is opened."""
     _check_keys(fields, ("text", "references", *extra))
     text, items = _string(fields, "text"), fields.get("references", [])
     if not isinstance(items, list):
         raise InstructionError(f"references: is {_kind(items)}; give a list of objects")
-    words = []
+    references = []
     for slot, item in enumerate(items):
         with at(f"references[{slot}]"):
             _check_keys(item, ("marker", "text", "image"))
-            words.append((_string(item, "marker"), _string(item, "text")))
-    check_markers(text, tuple(words))  # before any picture is read
-    references = []
-    for slot, (marker, phrase) in enumerate(words):
+            references.append((_string(item, "marker"), _string(item, "text"), folder / _string(item, "image")))
+    check_markers(text, tuple((marker, phrase) for marker, phrase, _ in references))
+    return text, tuple(references)
+
+
+def _open_references(references: Sequence[tuple[str, str, Path]]) -> tuple[Reference, ...]:
+    opened = []
+    for slot, (marker, phrase, picture) in enumerate(references):
         with at(f"references[{slot}]"):
-            references.append(Reference(marker, phrase, _picture(items[slot], "image", folder)))
-    return Instruction(text, tuple(references), source)
+            opened.append(Reference(marker, phrase, _open("image", picture)))
+    return tuple(opened)
 
 
-def _parse_example(fields: object, folder: Path, source: str) -> tuple[Instruction, np.ndarray, str]:
-    instruction = _parse_instruction(fields, folder, source, extra=("target", "task"))
-    return instruction, _picture(fields, "target", folder), _string(fields, "task")
-
-
-def _picture(fields: dict, key: str, folder: Path) -> np.ndarray:
-    path = folder / _string(fields, key)
+def _open(key: str, path: Path) -> np.ndarray:
     with at(f"{key}: {path}"):
         return read_image(path)
 

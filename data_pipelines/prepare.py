@@ -24,6 +24,7 @@ FAMILIES = {  # name -> module, what it makes
     "celeba_hq": ("data_pipelines.sources.celeba_hq", "CelebA-HQ faces, grouped by identity"),
     "styles": ("data_pipelines.sources.styles", "folders of pictures that share a style"),
     "style_transfer": ("data_pipelines.sources.style_transfer", "style transfer pairs of the arbitrary-style network"),
+    "instructions": ("data_pipelines.sources.instructions", "instructions of your own: lines of training JSONL"),
     "magicbrush": ("data_pipelines.sources.magicbrush", "MagicBrush edits and masked edits"),
     "furniture": ("data_pipelines.sources.furniture.build", "rendered furniture: true depth, masks, novel views"),
     "emoji": ("data_pipelines.sources.emoji.build", "the emoji corpus, from npm packages"),

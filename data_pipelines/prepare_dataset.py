@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data_pipelines import records, templates
 from data_pipelines.corpus import SPLITS
 from data_pipelines.images import ENCODINGS, ImageError, fit_image, read_image
-from data_pipelines.instruction import InstructionError, check, context_text
+from data_pipelines.instruction import Instruction, InstructionError, Reference, check, context_text
 from data_pipelines.record_writer import DatasetWriter
 from data_pipelines.shortening import plain, shorten, word_short
 from data_pipelines.sources.item import About, Item, Pixels, Skip, SourceError
@@ -121,10 +121,12 @@ class Preparer:
 
     def prepare(self, item: Item) -> Prepared | Skip:
         """The record of an item, or why there is none."""
-        if not all(getattr(item, name).strip(" .") for name in self._words_of(item.task)):
+        if item.text and len(item.references) > self._arguments.max_references:
+            return Skip(item.key, "more references than --max_references")
+        if not item.text and not all(getattr(item, name).strip(" .") for name in self._words_of(item.task)):
             return Skip(item.key, "no words")
         try:
-            example, shortened = self._word(item)
+            example, shortened = self._as_worded(item) if item.text else self._word(item)
             check(example.instruction)
         except ImageError:
             return Skip(item.key, "broken image")
@@ -143,6 +145,17 @@ class Preparer:
         if task not in templates.PLACEHOLDERS:
             raise SourceError(f"there is no task '{task}'; the tasks are {', '.join(templates.PLACEHOLDERS)}")
         return {"caption", "change"} & templates.PLACEHOLDERS[task]
+
+    def _as_worded(self, item: Item) -> tuple[Example, bool]:
+        """The item in its own words: nothing of it is cut or left out."""
+        references = tuple(
+            Reference(f"[ref#{k}]", text, self._picture(picture))
+            for k, (text, picture) in enumerate(item.references, start=1)
+        )
+        phrases_fit = map(self._fits(self._arguments.reference_text_length), map(context_text, references))
+        if not (self._fits(self._arguments.text_length)(item.text) and all(phrases_fit)):
+            raise WordingError(f"longer than --text_length or --reference_text_length: '{item.text}'")
+        return Example(Instruction(item.text, references), self._picture(item.target), item.task), False
 
     def _word(self, item: Item) -> tuple[Example, bool]:
         most, needed = self._arguments.max_references, templates.least_references(item.task)

@@ -17,7 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from imagen_jax import grid, metrics, partition, runs
+from imagen_jax import grid, hosts, metrics, partition, runs
 from imagen_jax import model as model_lib
 from imagen_jax.checkpoint import Checkpointer
 from imagen_jax.evaluation import super_res_report, training_report
@@ -59,6 +59,7 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
 
 def _train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
+    logging.info("on %d x %s", mesh.size, mesh.devices.flat[0].device_kind)
     frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim, config.train.steps)
     kept = dict(keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
@@ -66,6 +67,8 @@ def _train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
     try:
         state, window = start(trainer)
+        if _is_reported(trainer, int(state.step)):
+            return json.loads((workdir / "report.json").read_text(encoding="utf-8"))
         write_json(workdir / "config.json", config_json(config))
         with StopSignals() as signals:
             state = loop(trainer, state, window, signals)
@@ -95,6 +98,17 @@ def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
     _check_position(trainer, int(state.step), extra["next_example"])
     logging.info("%s: resuming after step %d, at example %d", trainer.workdir, state.step, extra["next_example"])
     return state, metrics.Accumulator(extra.get("window"))  # absent where checkpoints were at log lines only
+
+
+def _is_reported(trainer: Trainer, step: int) -> bool:
+    """Whether the run has no step left and its report: both then stay as they are, whatever this config says."""
+    file, steps = trainer.workdir / "report.json", trainer.config.train.steps
+    done = step >= steps and file.is_file() and json.loads(file.read_text(encoding="utf-8"))["step"] == step
+    if not hosts.agreed(done):
+        return False
+    mend = "raise --config.train.steps, or choose another --workdir"
+    logging.info("%s: trained to step %d of %d already, so nothing is trained; %s", trainer.workdir, step, steps, mend)
+    return True
 
 
 def _check_position(trainer: Trainer, step: int, next_example: int) -> None:

@@ -37,6 +37,7 @@ class Item:
     target: Pixels
     caption: str = ""
     change: str = ""
+    text: str = ""  # the whole instruction, where the data set words it itself; [ref#1] is the first reference
     references: Sequence[tuple[str, Pixels]] = ()
     group: str = ""  # items of one group (identity, subject) never straddle splits; '' is the key itself
     split: str = ""  # the data set's own split; '' is chosen by the hash of the group
