@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 
 app: $(VENV)/.app
 	$(RUN) -m imagen_jax.main --config=experiments/stage2.py --mode=serve --config.sample.run=released \
-		--config.sample.count=4 --config.sample.method=dpm_solver_2m --config.sample.steps=16
+		--config.sample.count=4
 
 test: $(VENV)/.test lint
 	$(RUN) -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile tests

@@ -6,7 +6,7 @@ setup(
     name="imagen-jax",
     version="0.1.0",
     description="Instruct-Imagen in JAX: pictures from multi-modal instructions",
-    license="Apache-2.0",
+    license="Apache-2.0 AND MIT AND CC-BY-SA-4.0",  # the code; with bundled drawings; with the released weights
     python_requires=">=3.11,<3.13",  # those that it was run on
     packages=find_packages(include=["imagen_jax*", "data_pipelines*", "experiments*"]),
     package_data={

@@ -211,7 +211,8 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
         elif state == "ACTIVE" and (code := answer(ask)):
             call(delete)
             if code != "0":
-                raise LaunchError(f"ended with exit code {code}: see log.txt in its workdir, or none is mounted")
+                why = "see log.txt in its workdir, or none is mounted, or not writable"
+                raise LaunchError(f"ended with exit code {code}: {why}")
             return
         time.sleep(POLL)
 

@@ -93,7 +93,7 @@ class Examiner:
             task=example.task or "(none)",
             key=str(fields.get("key", "")),
             group=str(fields.get("group", "")),
-            content=_hash(example.instruction.text, *targets),
+            content=_hash(example.instruction.text, *targets, *hashes),
             targets=targets,
             references=hashes,
             target_size=_size(target[0]) if target else "(none)",
@@ -174,7 +174,7 @@ class Comparer:
         if facts.key and (first := self._keys.setdefault(_hash(stored.split, facts.key), place)) != place:
             yield Problem(where, "duplicate key", f"key '{facts.key}' is taken by {first[0].where(first[1])}")
         if (first := self._contents.setdefault(facts.content, place)) != place:
-            yield Problem(where, "duplicate example", f"is {first[0].where(first[1])} again, picture and text")
+            yield Problem(where, "duplicate example", f"is {first[0].where(first[1])} again, pictures and text")
         if facts.group:  # where its key stands for it, it is of this data set alone
             known = self._own if facts.group == facts.key else self._groups
             yield from _hold_apart(known, stored, where, _hash("group", facts.group), f"group '{facts.group}'")

@@ -37,9 +37,14 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed: pip install -e '.[data]'", file=sys.stderr)
-        return 2
+        return missing(error)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def missing(error: ModuleNotFoundError) -> int:
+    """Say which library is missing, in one line; 2."""
+    print(f"error: {error.name} is not installed: pip install -e '.[data]'", file=sys.stderr)
+    return 2

@@ -157,7 +157,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise EmbedError(f"--batch_size={arguments.batch_size}: at least one")
     sets = {folder: open_splits(folder) for folder in arguments.input}
+    names = [folder.name for folder in sets]
     for folder in sets:
+        if names.count(folder.name) > 1:
+            raise EmbedError(f"{folder}: another --input is called so, too: embed each to an --output of its own")
         if (arguments.output / folder.name).exists():
             raise RecordError(
                 f"{arguments.output / folder.name}: exists already: delete it, or choose another --output"

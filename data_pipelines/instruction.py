@@ -281,7 +281,7 @@ def main(path: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m data_pipelines.instruction FILE.json|FILE.jsonl")
     try:
         print(main(sys.argv[1]))

@@ -5,7 +5,6 @@ licences. They stand in for what the paper takes from elsewhere: HED, style tran
 """
 
 import argparse
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -15,6 +14,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from data_pipelines.records import sha256
 
 CACHE = Path("data/cache")
 
@@ -97,7 +98,7 @@ ALL = {package.name: package for package in (HED, STYLE_TRANSFER, EFFICIENTNET, 
 def cached(package: Package, cache: Path = CACHE) -> Path | None:
     """The package's archive where it lies in `cache` and is the pinned one, else None."""
     path = Path(cache) / package.archive
-    return path if path.is_file() and _sha256(path) == package.sha256 else None
+    return path if path.is_file() and sha256(path) == package.sha256 else None
 
 
 def fetch(package: Package, cache: Path = CACHE) -> Path:
@@ -113,7 +114,7 @@ def fetch(package: Package, cache: Path = CACHE) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent.absolute()) as folder:
         _download(package, folder)
         archive = Path(folder) / package.archive
-        found = _sha256(archive) if archive.exists() else "no file"
+        found = sha256(archive) if archive.exists() else "no file"
         if found != package.sha256:
             raise FetchError(f"{package.archive}: sha256 is {found}, expected {package.sha256}: not used; try again")
         os.replace(archive, target)
@@ -174,11 +175,6 @@ def _client(package: Package, name: str, mend: str) -> str:
 def _missing(package: Package, client: str, mend: str) -> FetchError:
     wanted = f"{package.name} {package.version}"
     return FetchError(f"{wanted}: {client} is not installed: {mend}, or put {package.archive} into the cache")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,9 +32,13 @@ FAMILIES = {  # name -> module, what it makes
 }
 # Folders that are no family's own name.
 _COMMANDS = {
-    **{name: f"{PROGRAM} control --condition={name}" for name in ("edge", "depth", "mask")},
-    **{task: f"{PROGRAM} records --tasks {task}" for task in ("text_to_image", "line", "subject", "style", "edit")},
-    "neighbors": "python -m data_pipelines.retrieval",
+    **{name: f"{PROGRAM} control --condition={name} --input=..." for name in ("edge", "depth", "mask")},
+    **{
+        task: f"{PROGRAM} records --tasks {task} --examples=20000"
+        for task in ("text_to_image", "line", "subject", "style", "edit")
+    },
+    **{name: f"{PROGRAM} {name}" for name in ("emoji", "furniture")},
+    "neighbors": "python -m data_pipelines.retrieval --input=...",
 }
 
 
@@ -43,7 +47,7 @@ def command(name: str, root: Path) -> str:
     if name in _COMMANDS:
         output = root if " records " in _COMMANDS[name] else root / name
         return f"{_COMMANDS[name]} --output={output}"
-    return f"{PROGRAM} {name if name in FAMILIES else 'FAMILY'} --output={root / name}"
+    return f"{PROGRAM} {name if name in FAMILIES else 'FAMILY'} --input=... --output={root / name}"
 
 
 def run(name: str, family: ModuleType, arguments: list[str]) -> None:

@@ -24,8 +24,8 @@ from data_pipelines.images import ENCODINGS, ImageError, fit_image, read_image
 from data_pipelines.instruction import Instruction, InstructionError, Reference, check, context_text
 from data_pipelines.record_writer import DatasetWriter
 from data_pipelines.shortening import plain, shorten, word_short
-from data_pipelines.sources.item import About, Item, Pixels, Skip, SourceError
-from data_pipelines.splits import Splitter, stable_hash
+from data_pipelines.sources.item import About, Item, Pixels, Skip, SourceError, told
+from data_pipelines.splits import Splitter, parse_shares, stable_hash
 from data_pipelines.text import load_tokenizer
 from data_pipelines.wording import Draft, Example, WordingError
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, root: Path, name: str) -> Non
     group.add_argument("--tokenizer", default="", help="as data.tokenizer (default: the bundled T5 vocabulary)")
     group.add_argument("--encoding", choices=ENCODINGS, default="auto", help="of pictures; auto: PNG for drawings")
     group.add_argument(
-        "--splits", type=_parse_splits, default=(0.96, 0.02, 0.02), metavar="TRAIN,VALIDATION,TEST",
+        "--splits", type=parse_shares, default=(0.96, 0.02, 0.02), metavar="TRAIN,VALIDATION,TEST",
         help="shares, where the data set has no split of its own (default: 0.96,0.02,0.02)",
     )  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="of the phrasings (default: %(default)s)")
@@ -107,7 +107,7 @@ def run(reader: ModuleType, arguments: argparse.Namespace) -> None:
                 writer.split(split).write(prepared.record)
                 tally.add(split, prepared)
         if not tally.written:
-            raise SourceError(f"nothing to write: {tally.read} items read, {_told(tally.skipped) or 'none skipped'}")
+            raise SourceError(f"nothing to write: {tally.read} items read, {told(tally.skipped)}")
         for split in SPLITS:
             writer.split(split).finish(**_manifest(about, arguments, tally, split))
     _print_counts(tally, output)
@@ -220,13 +220,6 @@ def _result(item: Item | Skip, work: Future | Skip) -> tuple[Item | Skip, Prepar
     return item, work if isinstance(work, Skip) else work.result()
 
 
-def _parse_splits(text: str) -> tuple[float, float, float]:
-    shares = tuple(float(share) for share in text.split(","))
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise argparse.ArgumentTypeError(f"'{text}': give three shares that sum to 1, such as 0.96,0.02,0.02")
-    return shares
-
-
 def _manifest(about: About, arguments: argparse.Namespace, tally: Tally, split: str) -> dict:
     written = {task: count for (where, task), count in sorted(tally.written.items()) if where == split}
     given = {name: value for name, value in vars(arguments).items() if name not in ("output", "default_output")}
@@ -252,14 +245,13 @@ def _print_about(about: About) -> None:
 
 
 def _print_counts(tally: Tally, output: Path) -> None:
-    """A table of examples by task and split."""
+    """A table of examples by task and split, and what to do about an empty split."""
     print(f"{'task':<20}" + "".join(f"{split:>12}" for split in SPLITS))
     for task in sorted({task for _, task in tally.written}):
         print(f"{task:<20}" + "".join(f"{tally.written[split, task]:>12,}" for split in SPLITS))
     shortened = sum(tally.shortened.values())
-    print(f"read {tally.read:,}; skipped {_told(tally.skipped) or 'none'}; captions shortened {shortened:,}")
+    print(f"read {tally.read:,}; left out: {told(tally.skipped)}; captions shortened {shortened:,}")
     print(f"wrote {sum(tally.written.values()):,} examples to {output}")
-
-
-def _told(skipped: Counter) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+    if empty := [split for split in SPLITS if split not in {where for where, _ in tally.written}]:
+        mend = "where the set has no splits of its own, give larger shares, such as --splits=0.8,0.1,0.1"
+        print(f"nothing is in {' and '.join(empty)}: {mend}")

@@ -48,9 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.examples < 1:
         raise ValueError(f"--examples={arguments.examples}: at least one")
+    arguments.tasks = list(dict.fromkeys(arguments.tasks))
     for task in arguments.tasks:
         if (arguments.output / task).exists():
             raise RecordError(f"{arguments.output / task}: exists already: delete it, or choose another --output")
+    print(f"{arguments.corpus}\n  licence:  {licences(arguments.corpus)}")
     loaders = {split: _make_loader(arguments, split) for split in SPLITS}
     for task in arguments.tasks:
         folder = arguments.output / task

@@ -98,7 +98,7 @@ def write_manifest(folder: Path, split: str, shards: Iterable[Shard], **fields: 
     manifest = {"format": FORMAT, "split": split, **fields}
     manifest["shards"] = [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.file)]
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 def claim(temporary: Path):

@@ -10,10 +10,13 @@ and with "features" where a text encoder has run already: data_pipelines/feature
 data_pipelines/retrieval/clusters.py. Needs no TensorFlow. The writer is record_writer.py.
 """
 
+import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import os
+import resource
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +53,8 @@ def encode(example: Example, key: str = "", group: str = "", encoding: str = "pn
     pictures = [example.target, *(reference.image for reference in example.instruction.references)]
     names = [str(part) for part in range(3, len(pictures) + 2)]
     fields = to_json(example.instruction, names) | {"target": "2", "task": example.task, "key": key, "group": group}
-    return join_parts([json.dumps(fields, ensure_ascii=False).encode(), *(encode_image(p, encoding) for p in pictures)])
+    header = json.dumps(fields, ensure_ascii=False).encode(errors="replace")  # a file's name need not be UTF-8
+    return join_parts([header, *(encode_image(picture, encoding) for picture in pictures)])
 
 
 def with_features(record: bytes, texts: Sequence[np.ndarray]) -> bytes:
@@ -130,6 +134,7 @@ class RecordReader:
     def __init__(self, folder: str | os.PathLike, split: str):
         self.folder = Path(folder)
         self.manifest, self._shards = _read_manifest(self.folder, split)
+        _allow_open_files()
         self._readers = [self._open(shard) for shard in self._shards]
         self._ends = np.cumsum([shard.count for shard in self._shards])
 
@@ -175,8 +180,7 @@ class RecordReader:
         from array_record.python.array_record_module import ArrayRecordReader  # of .[data]: corpora need none
 
         path = self.folder / shard.file
-        if not path.is_file():
-            raise RecordError(f"{path}: the manifest names it and it is missing: {_MEND}")
+        self._check_file(path)
         try:
             reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
             count = reader.num_records() if reader.ok() else 0
@@ -185,6 +189,23 @@ class RecordReader:
         if count != shard.count:
             raise RecordError(f"{path}: holds {count} records, the manifest says {shard.count}: {_MEND}")
         return reader
+
+    def _check_file(self, path: Path) -> None:
+        """Raises RecordError where it cannot be opened: ArrayRecord does not say why."""
+        try:
+            path.open("rb").close()
+        except FileNotFoundError:
+            raise RecordError(f"{path}: the manifest names it and it is missing: {_MEND}") from None
+        except OSError as error:
+            mend = f": each of {len(self._shards)} shards is one, raise `ulimit -n`" * (error.errno == errno.EMFILE)
+            raise RecordError(f"{path}: {error.strerror}{mend}") from None
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit to the hard one: a shard is an open file, and a mixture may have thousands."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no infinite one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def sha256(path: Path) -> str:

@@ -28,15 +28,15 @@ def plain(text: str) -> str:
 def shorten(text: str, fits: Callable[[str], bool]) -> str:
     """`text`, or its longest beginning of whole words that `fits`.
 
-    Where not even the first word does (a language without spaces, an address), that word is cut; '' is the last resort.
+    Where not even the first words do (a language without spaces, an address), they are cut; '' is the last resort.
     """
     if fits(text):
         return text
     words = text.split()
-    count = _most(len(words) - 1, lambda n: fits(_join(words[:n])))
-    if count or not words:
-        return _join(words[:count])
-    return words[0][: _most(len(words[0]) - 1, lambda n: fits(words[0][:n]))]
+    cut = _join(words[: _most(len(words) - 1, lambda n: fits(_join(words[:n])))])
+    if cut or not words:  # of words such as '-' nothing is left
+        return cut
+    return text[: _most(len(text) - 1, lambda n: fits(text[:n]))].rstrip()
 
 
 def word_short(task: str, draft: Draft, first: int, fits: Callable[[str], bool]) -> tuple[Example, bool]:

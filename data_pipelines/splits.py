@@ -4,6 +4,7 @@ The paper's faces are grouped by identity and its subjects by object (section 3.
 groups in this one way, so a group lies in the same split in all of them.
 """
 
+import argparse
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -12,9 +13,17 @@ from data_pipelines.corpus import SPLITS
 from data_pipelines.sources.item import Item, SourceError
 
 
+def parse_shares(text: str) -> tuple[float, ...]:
+    """--splits: the shares of training, validation and test."""
+    shares = tuple(float(share) for share in text.split(","))
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise argparse.ArgumentTypeError(f"'{text}': give three shares that sum to 1, such as 0.96,0.02,0.02")
+    return shares
+
+
 def stable_hash(text: str) -> int:
-    """64 bits of a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    """64 bits of a text, which may be a file's name that is not UTF-8; the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
 def deal(group: str, shares: Sequence[float]) -> str:

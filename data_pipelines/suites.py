@@ -148,11 +148,12 @@ def _random(seed: int, suite: str, number: int) -> np.random.Generator:
 
 
 def _unseen(corpus: Corpus, split: str) -> Corpus:
-    """The pictures of a split, but for roots that another split has: a held-out style is 'test' whatever its root.
+    """The pictures of a split, but for roots that another split has; the held-out style is 'test' whatever its root.
 
     And but for white things, of which nothing is seen on white.
     """
-    elsewhere = {picture.root for picture in corpus.pictures if picture.split != split}
+    others = (each for each in corpus.pictures if each.split != split and each.style != HELD_OUT_STYLE)
+    elsewhere = {picture.root for picture in others}
     part = _part(corpus, lambda picture: picture.split == split and picture.root not in elsewhere)
     seen = (composite(part.images, WHITE[1]) < 255 - FAINT).any(-1).mean((1, 2)) >= LEAST_SEEN
     kept = [i for i, picture in enumerate(part.pictures) if seen[i] or STYLES[picture.style].depth]

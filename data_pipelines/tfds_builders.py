@@ -18,10 +18,17 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from data_pipelines import commands
 from data_pipelines.images import ImageError, encode_image, fit_image, read_image
-from data_pipelines.sources.item import Item, Pixels, Skip, SourceError
+from data_pipelines.sources.item import Item, Pixels, Skip, SourceError, told
+
+try:
+    import tensorflow_datasets as tfds
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(commands.missing(error))
 
 SIZES = (64, 128, 256, 512, 1024)
 
@@ -139,11 +146,6 @@ def read_items(family: str, folder: Path) -> Iterator[Item | Skip]:
     return open_reader(family).items(parser.parse_args([f"--input={folder}", *FAMILIES[family].options]))
 
 
-def told(skipped: Counter) -> str:
-    """'3 broken image, 1 no caption', or 'none skipped'."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()) if count) or "none skipped"
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The command line; its help names each family's home and licence."""
     homes = "\n".join(f"{name}: {(about := open_reader(name).ABOUT).home} ({about.licence})" for name in FAMILIES)
@@ -174,14 +176,13 @@ def prepare(family: str, folder: Path, data_dir: Path | None, size: int) -> Inst
 def main(arguments: list[str] | None = None) -> int:
     """Prepare one family; 0 when it is complete, 2 with one line on stderr when its input is bad."""
     chosen = make_parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         builder = prepare(chosen.family, chosen.input, chosen.data_dir, chosen.size)
-    except SourceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
-    print(f"wrote {builder.data_path}: {counts}; left out: {told(builder.skipped)}")
-    return 0
+        counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
+        print(f"wrote {builder.data_path}: {counts}; left out: {told(builder.skipped)}")
+
+    return commands.guarded(work)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines import records
+from data_pipelines import commands, records
 from data_pipelines.checks import LENGTHS, Comparer, Examiner, Facts, Problem
 from data_pipelines.corpus import FIXTURE, SPLITS, Corpus, load_corpus
 from data_pipelines.pairs import STYLES
@@ -190,6 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = make_parser().parse_args(arguments)
     try:
         report = validate(chosen.path, chosen)
+    except ModuleNotFoundError as error:
+        return commands.missing(error)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The paper's comparisons (Tables 3 and 4): stage 2 with one thing left out, each arm under the same budget.
+"""The paper's comparisons (Tables 3 and 4): stage 2 with one thing left out, for as many steps of stage 2.
 
     python -m imagen_jax.main --config=experiments/ablation.py:ARM[,laptop|small|paper]
 

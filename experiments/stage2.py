@@ -1,7 +1,7 @@
 """Stage 2, instruction tuning on the mixture of tasks (paper, section 3.2 and Table 1).
 
     python -m imagen_jax.main --config=experiments/stage2.py            bundled pictures, 32 px, any laptop
-    python -m imagen_jax.main --config=experiments/stage2.py:laptop     full emoji and furniture, 32 px, a laptop's day
+    python -m imagen_jax.main --config=experiments/stage2.py:laptop     full emoji and furniture, 32 px, a laptop, hours
     python -m imagen_jax.main --config=experiments/stage2.py:small      full emoji and furniture, 64 px, one accelerator
     python -m imagen_jax.main --config=experiments/stage2.py:paper      the paper: 128 px, 2.76B, 64 TPU v4
 

@@ -20,11 +20,14 @@ from ml_collections import ConfigDict
 from data_pipelines.images import read_image
 from data_pipelines.instruction import Instruction, Reference, layout_of, load_instruction
 from data_pipelines.loader import make_loader
+from data_pipelines.text import MARKER
 from imagen_jax.evaluation.training_report import write_instructions
-from imagen_jax.pipeline import Pipeline, draw, open_pipeline
+from imagen_jax.pipeline import MAX_SEED, Pipeline, draw, open_pipeline
 
 TITLE = "Instruct-Imagen"
-HELP = "Say what to draw, and name the pictures below where you mean them: *draw [ref#1] in the style of [ref#2]*."
+HELP = (
+    "Say what to draw, and name the pictures below where you mean them: *color the line drawing [ref#1]: a red apple*."
+)
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
 CANVAS = 256  # pixels, the side of what is drawn by hand
 # An editor shows a picture at once and sends it a moment later, 0.7 s as seen; until then it sends the one of before.
@@ -67,7 +70,7 @@ def make_app(pipeline: Pipeline, examples: Sequence[Path]) -> gr.Blocks:
                 with gr.Row():
                     references = [*itertools.chain.from_iterable(_reference(k + 1) for k in range(slots))]
                 with gr.Row():
-                    seed = gr.Number(label="seed", value=0, minimum=0, maximum=2**31 - 1, precision=0)
+                    seed = gr.Number(label="seed", value=0, minimum=0, maximum=MAX_SEED, precision=0)
                     button = gr.Button("Draw", variant="primary")
             pictures = gr.Gallery(
                 label="pictures", format="png", columns=2, height=2 * CANVAS, object_fit="contain", scale=2
@@ -92,9 +95,11 @@ def _reference(number: int) -> Iterator[gr.components.Component]:
 
 def _example(path: Path, slots: int) -> list:
     """The row of an instruction file: the text, then picture and text of each slot."""
-    fields = json.loads(path.read_text())
-    given = [value for each in fields["references"] for value in (str(path.parent / each["image"]), each["text"])]
-    return [fields["text"], *given, *[None, ""] * (slots - len(fields["references"]))]
+    fields, row = json.loads(path.read_text(encoding="utf-8")), [None, ""] * slots
+    for each in fields.get("references", []):
+        slot = 2 * (int(MARKER.fullmatch(each["marker"])[1]) - 1)
+        row[slot : slot + 2] = str(path.parent / each["image"]), each["text"]
+    return [fields["text"], *row]
 
 
 def _answer(pipeline: Pipeline, text: str, seed: int | None, *slots) -> list[np.ndarray]:

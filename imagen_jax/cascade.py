@@ -1,6 +1,6 @@
 """Instruction -> picture: the base model, then super-resolution (paper, section 3.1 and 3.3).
 
-The only module that knows that there are two models. Each is a run of the same trainer; either can be sampled alone.
+Each of the two models is a run of the same trainer; either can be sampled alone.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class CascadeError(ValueError):
 def check_fit(base: Run, super_res: Run | None) -> None:
     """Raises CascadeError unless `base` starts from noise and `super_res`, if any, enlarges what it makes."""
     if base.config.model.lowres_size:
-        raise CascadeError(f"{base.config.name} is a super-resolution run: name the base run with --workdir")
+        raise CascadeError(f"{base.config.name} is a super-resolution run: name the base run")
     given = base.config.model.image_size
     if super_res is not None and (wanted := super_res.config.model.lowres_size) != given:
         raise CascadeError(
@@ -40,6 +40,8 @@ def check_sampler(sample: ConfigDict, name: str = "config.sample") -> None:
 
     Drawing would say the same, but only after the work before it.
     """
+    if not 0 <= sample.get("aug_level", 0) <= 1:
+        raise ValueError(f"{name}.aug_level={sample.aug_level}: must be from 0 to 1, a time of the noise schedule")
     guidance.from_config(None, sample, name)  # it composes functions, and calls none
     samplers.solver(sample.method, sample.steps, name)
 

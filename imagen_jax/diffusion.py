@@ -1,6 +1,6 @@
 """The diffusion process: noising, what a network may predict, the training loss, and noise-conditioning augmentation.
 
-Paper: section 3 (v-prediction with an L2 loss, continuous time; PAPER.md 3) and Imagen (2205.11487), sections 2.1 and
+Paper: section 3 (v-prediction with an L2 loss, continuous time) and Imagen (2205.11487), sections 2.1 and
 2.3. x0 is the picture in [-1, 1], eps its unit noise, z the noisy picture and v = alpha eps - sigma x0 (Salimans & Ho,
 2202.00512, appendix D), each [B, H, W, C]; logsnr is [B], or one scalar for the batch.
 """
@@ -14,6 +14,7 @@ from imagen_jax.types import Array
 
 Image = Float[Array, "B H W C"]
 PerExample = Float[Array, "#B"]
+PREDICTIONS = ("v", "eps", "x0")
 
 
 def add_noise(x0: Image, eps: Image, logsnr: PerExample) -> Image:

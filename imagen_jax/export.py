@@ -13,7 +13,9 @@ import jax
 
 from data_pipelines.commands import guarded
 from imagen_jax import partition, release, runs
+from imagen_jax.metrics import METRICS
 from imagen_jax.train import config_json
+from imagen_jax.workdir import write_bytes
 
 MODEL_CARD = "MODEL_CARD.md"
 
@@ -29,6 +31,8 @@ def export(workdir: Path, output: Path, dtype: str = "bfloat16") -> str:
     run = runs.open_trained(workdir, partition.make_mesh(dict(data=1, fsdp=-1, tensor=1)))
     about = {"config": config_json(run.config), "next_example": run.step * run.config.train.batch_size}
     size = release.write_release(output, run.params, about, dtype)
+    if (curves := workdir / METRICS).exists():  # for the report of an evaluation
+        write_bytes(output / METRICS, curves.read_bytes())
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
     told = f"{output}: {count / 1e6:.1f}M parameters in {dtype}, {size / 1e6:.1f} MB"
     return told if (output / MODEL_CARD).exists() else f"{told}\nwrite its {MODEL_CARD}: data, licences, limits"

@@ -1,6 +1,6 @@
 """Guidance: turns a Denoiser into a StepDenoiser, which also reads the number of the sampling step.
 
-Paper: section 3.3 (oscillating guidance, PAPER.md 4), Imagen (2205.11487) section 2.2 and 2.3 (classifier-free
+Paper: section 3.3 (oscillating guidance), Imagen (2205.11487) section 2.2 and 2.3 (classifier-free
 guidance, thresholding), Re-Imagen (2209.14491) section 3.3 (interleaved guidance). The papers write guidance on eps.
 At fixed (z, logsnr) eps and v are affine in x0, and the weights of every rule here sum to 1, so guiding x0 is guiding
 eps. A weight of 1 is the plain conditional model, 0 the unconditional one.
@@ -102,9 +102,11 @@ def from_config(denoiser: Denoiser, sample: Any, name: str = "sample") -> StepDe
     """The StepDenoiser that the `sample` part of a config describes, or another part called `name`.
 
     Reads guidance, guidance_weight, context_guidance_weight, guidance_interval, reference_probability, threshold and
-    threshold_percentile. Raises ValueError for an unknown guidance or threshold.
+    threshold_percentile. Raises ValueError for an unknown guidance or threshold, or no interval of two.
     """
     weight, context_weight = sample.guidance_weight, sample.context_guidance_weight
+    if len(sample.guidance_interval) != 2:
+        raise ValueError(f"{name}.guidance_interval={sample.guidance_interval}: give two log-SNRs, such as (-5.0, 5.0)")
     guidances = {
         "none": lambda: unguided(denoiser),
         "constant": lambda: classifier_free(denoiser, weight),

@@ -2,6 +2,7 @@
 
     python -m imagen_jax.main --config=experiments/stage2.py
     python -m imagen_jax.main --config=experiments/stage2.py --mode=sample --instruction=FILE.json
+    python -m imagen_jax.main --config=experiments/stage2.py --mode=sample --config.sample.run=released
     python -m imagen_jax.main --config=experiments/stage2.py --mode=serve
     python -m imagen_jax.main --config=experiments/stage2.py --mode=eval
     python -m imagen_jax.main --config=experiments/stage2.py:paper --mode=plan
@@ -28,8 +29,8 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "sample", "serve", "eval", "plan"],
-    "train: up to config.train.steps; sample: pictures for --instruction; serve: a web page to draw on, at "
-    "config.serve; eval: measure a trained run by config.eval; "
+    "train: up to config.train.steps; sample: pictures for --instruction, or one held-out instruction a task; "
+    "serve: a web page to draw on, at config.serve; eval: measure a trained run by config.eval; "
     "plan: memory, time and cost on config.plan.target, allocating nothing.",
 )
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
@@ -75,6 +76,8 @@ def _check_flags(argv: Sequence[str]) -> ConfigDict:
     _ = _CONFIG.value.name  # ml_collections reports a file that it could not load only now
     if _INSTRUCTION.value is not None and _MODE.value != "sample":
         raise ValueError("--instruction=FILE.json is for --mode=sample")
+    if flags.FLAGS["seed"].present and _MODE.value != "sample":
+        raise ValueError("--seed is for --mode=sample; training has --config.seed, evaluation --config.eval.seed")
     if _CONFIG.value.hosts.coordinator and _MODE.value != "train":
         raise ValueError(f"config.hosts is for --mode=train: --mode={_MODE.value} runs in one process")
     if "://" in (_WORKDIR.value or ""):
@@ -95,7 +98,7 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     loader = make_loader(config.data, layout_of(config), "train", config.seed, *part)
     held_out = make_loader(config.data, layout_of(config), "test", config.seed)
     try:
-        train(config, workdir, loader, held_out)
+        train(config, workdir, loader, held_out, _command())
     except preemption.Stopped as stopped:
         print(f"{stopped}; to go on:\n{shlex.join(sys.orig_argv)}", flush=True)
         sys.exit(preemption.EXIT_CODE)

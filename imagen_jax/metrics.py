@@ -25,24 +25,25 @@ from PIL import Image
 from imagen_jax import hosts
 from imagen_jax.workdir import write_bytes
 
+METRICS = "metrics.jsonl"  # of a workdir
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
 
-def bucketed(loss: jax.Array, logsnr: jax.Array, edges: Sequence[float], name: str = "loss") -> Sums:
+def bucketed(loss: jax.Array, logsnr: jax.Array, edges: Sequence[float]) -> Sums:
     """loss [B], logsnr [B] -> sum and count in each interval of logsnr between `edges`, open at both ends.
 
     Keys are `loss/logsnr_LOW_HIGH`; an interval holds its lower edge.
     """
     bounds = (-math.inf, *edges, math.inf)
     return {
-        f"{name}/logsnr_{low:g}_{high:g}": _masked(loss, (logsnr >= low) & (logsnr < high))
+        f"loss/logsnr_{low:g}_{high:g}": _masked(loss, (logsnr >= low) & (logsnr < high))
         for low, high in itertools.pairwise(bounds)
     }
 
 
-def by_task(loss: jax.Array, task: jax.Array, names: Sequence[str], name: str = "loss") -> Sums:
+def by_task(loss: jax.Array, task: jax.Array, names: Sequence[str]) -> Sums:
     """loss [B], task [B] (index into `names`) -> sum and count of each task, keys `loss/task_NAME`."""
-    return {f"{name}/task_{task_name}": _masked(loss, task == i) for i, task_name in enumerate(names)}
+    return {f"loss/task_{name}": _masked(loss, task == i) for i, name in enumerate(names)}
 
 
 def _masked(loss: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -94,7 +95,7 @@ class MetricWriter:
     def __init__(self, workdir: str | Path, resume_step: int):
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
-        path = self._workdir / "metrics.jsonl"
+        path = self._workdir / METRICS
         write_bytes(path, "".join(_lines_until(path, resume_step)).encode())
         first = hosts.is_first()
         self._file = (path if first else Path(os.devnull)).open("a")

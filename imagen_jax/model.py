@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from imagen_jax import diffusion
 from imagen_jax.nn.t5 import T5Config, T5Encoder
 from imagen_jax.nn.unet import UNet, make_unet
-from imagen_jax.schedules import alpha_sigma
+from imagen_jax.schedules import alpha_sigma, choose
 from imagen_jax.types import Array, Cond, Context, Denoiser, Text
 
 COMPUTED = r"(kernel|/embedding)$"  # the parameters that layers cast to their dtype,
@@ -34,6 +34,7 @@ class Model:
         least = 2 ** len(self.unet.config.channels)
         if self.image_size < 1 or self.image_size % least:
             raise ValueError(f"model.image_size={self.image_size} must be a multiple of {least}: each level halves it")
+        choose("diffusion.prediction", self.prediction, dict.fromkeys(diffusion.PREDICTIONS))
 
 
 def make_model(config) -> Model:

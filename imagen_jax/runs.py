@@ -18,6 +18,7 @@ from imagen_jax import model as model_lib
 from imagen_jax.model import Model
 
 OPEN = "train it first, or name its folder; the package's own model is --config.sample.run=released"
+PARTS = ("unet", "text_encoder")  # of the parameters
 MOVABLE = (("text_encoder", "weights"), ("data", "tokenizer"))  # keys that name files outside the workdir
 
 
@@ -42,17 +43,18 @@ def open_run(workdir: str | Path, mesh: Mesh, given: ConfigDict | None = None) -
     Raises:
       RunError, CheckpointError, ReleaseError: there is none to read.
     """
-    run = open_trained(workdir, mesh)
+    table = given.sharding if given else None
+    run = open_trained(workdir, mesh, table)
     for part, key in MOVABLE if given else ():
         run.config[part][key] = given[part][key] or run.config[part][key]
-    return run._replace(params=run.params | load_frozen(run.config, mesh))
+    return run._replace(params=run.params | load_frozen(run.config, mesh, table))
 
 
-def open_trained(workdir: str | Path, mesh: Mesh) -> Run:
+def open_trained(workdir: str | Path, mesh: Mesh, table: partition.Table | None = None) -> Run:
     """As `open_run`, with the parameters that were trained alone: a frozen text encoder is left out."""
     if not has_run(workdir):
         raise RunError(f"{workdir}: no trained model there; {OPEN}")
-    params, extra = _restore_ema(workdir, mesh, None)
+    params, extra = _restore_ema(workdir, mesh, table)
     config = ConfigDict(extra["config"], convert_dict=True)
     return Run(config, model_lib.make_model(config), params, extra["next_example"] // config.train.batch_size)
 
@@ -113,6 +115,11 @@ def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh)
         looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
         return params, f"init_from: {config.init_from or 'nothing'}{looked}, a start from scratch"
     before, about = _restore_ema(source, mesh, config.sharding)
+    for part in config.init_parts:
+        if part not in before and (part in params or part not in PARTS):
+            raise RunError(
+                f"config.init_parts: {source} holds no trained '{part}', only {' and '.join(sorted(before))}"
+            )
     if "unet" in config.init_parts and about["config"]["model"].get("scan", False) != config.model.scan:
         raise RunError(
             f"config.model.scan={config.model.scan}: {source} was trained with {not config.model.scan}, and its blocks "
@@ -121,34 +128,45 @@ def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh)
     blocks = config.model.blocks, about["config"]["model"]["blocks"]
     if "unet" in config.init_parts and tuple(blocks[0]) != tuple(blocks[1]):
         if config.model.scan:
-            raise RunError("config.model.blocks: a run of other depth can be taken over with model.scan=False only")
+            raise RunError(
+                f"config.model.blocks={tuple(blocks[0])}: {source} has {tuple(blocks[1])}, and a run whose blocks are "
+                "loops (model.scan=True) cannot grow; set it to that"
+            )
         unets = growth.grow(params["unet"], before["unet"], *blocks)
         params, before = ({**tree, "unet": unet} for tree, unet in zip((params, before), unets, strict=True))
     params, report = pretrained.warm_start(params, {part: before[part] for part in config.init_parts if part in before})
     return params, f"init_from: {source}, its {' and '.join(config.init_parts)}\n{report.summary()}"
 
 
-def load_frozen(config: ConfigDict, mesh: Mesh) -> dict:
+def load_frozen(config: ConfigDict, mesh: Mesh, table: partition.Table | None = None) -> dict:
     """The frozen part of the parameters: {}, or {"text_encoder": ...} from text_encoder.weights.
+
+    table: how it is sharded; None is config.sharding.
 
     Raises:
       RunError: the text encoder is frozen but no weights are named, or a run that holds no such encoder.
     """
     if not config.text_encoder.frozen:
         return {}
+    check_frozen(config)
+    table = table or config.sharding
     weights = config.text_encoder.weights
-    if not weights:
+    model = model_lib.make_model(config)
+    abstract = jax.eval_shape(functools.partial(model_lib.init, model), jax.random.key(0))["text_encoder"]
+    if has_run(weights):
+        return {"text_encoder": _encoder_of_run(weights, abstract, mesh, table)}
+    placed = partition.shardings(abstract, mesh, table)
+    load = t5x.load if t5x.is_checkpoint(weights) else pretrained.load_t5
+    return {"text_encoder": load(weights, abstract, placed)}
+
+
+def check_frozen(config: ConfigDict) -> None:
+    """Raises RunError where the text encoder is frozen and no weights are named."""
+    if config.text_encoder.frozen and not config.text_encoder.weights:
         raise RunError(
             "config.text_encoder.frozen=True needs config.text_encoder.weights: a Hugging Face T5 folder, a T5X "
             "checkpoint or the workdir of a run; or set --config.text_encoder.frozen=False to train one from scratch"
         )
-    model = model_lib.make_model(config)
-    abstract = jax.eval_shape(functools.partial(model_lib.init, model), jax.random.key(0))["text_encoder"]
-    if has_run(weights):
-        return {"text_encoder": _encoder_of_run(weights, abstract, mesh, config.sharding)}
-    placed = partition.shardings(abstract, mesh, config.sharding)
-    load = t5x.load if t5x.is_checkpoint(weights) else pretrained.load_t5
-    return {"text_encoder": load(weights, abstract, placed)}
 
 
 def _encoder_of_run(workdir: str, abstract: dict, mesh: Mesh, table: partition.Table) -> dict:

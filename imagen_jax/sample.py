@@ -46,6 +46,11 @@ def sample_held_out(config: ConfigDict, workdir: Path, seed: int) -> Path:
       RunError, CheckpointError, LoaderError: one line, with the mend.
     """
     cascade.check_sampler(config.sample)
+    if config.sample.count != 1:
+        raise runs.RunError(
+            f"config.sample.count={config.sample.count} is for --instruction=FILE.json: "
+            "each held-out instruction is drawn once"
+        )
     mesh = partition.make_mesh(config.mesh)
     run = runs.open_run(config.sample.run or workdir, mesh, config)
     super_res = None if run.model.lowres_size else open_super_res(config, workdir, mesh)

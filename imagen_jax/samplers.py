@@ -1,6 +1,6 @@
 """Samplers: from noise to a picture with any StepDenoiser, as step functions and one scan.
 
-Paper: section 3.3 samples with 256 DDPM steps (PAPER.md 4). A step goes from the noise level `now` to the cleaner
+Paper: section 3.3 samples with 256 DDPM steps. A step goes from the noise level `now` to the cleaner
 `next`; both are scalars, one for the batch. Sample i depends on key i alone, not on the batch it is drawn in.
 """
 

@@ -2,8 +2,8 @@
 
 t = 0 is the picture and t = 1 is noise; z = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1 and logsnr =
 log(alpha^2 / sigma^2). Paper: section 3 takes Imagen's continuous-time cosine schedule (2205.11487, section 2.1; the
-bounded form is Kingma & Gao, 2303.00848). Networks are told logsnr, never t. Every formula here takes numpy and
-returns numpy in float64 (the samplers' time grid), or takes JAX arrays and returns those.
+bounded form is Kingma & Gao, 2303.00848). Networks are told logsnr, never t. A Schedule's curves take numpy and
+return numpy in float64 (the samplers' time grid), or take JAX arrays and return those.
 """
 
 import dataclasses

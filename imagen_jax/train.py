@@ -24,7 +24,7 @@ from imagen_jax.evaluation import super_res_report, training_report
 from imagen_jax.model import Model
 from imagen_jax.optim import learning_rate, make_optimizer
 from imagen_jax.preemption import Stopped, StopSignals
-from imagen_jax.train_check import TrainError, check
+from imagen_jax.train_check import TrainError, check, check_batch
 from imagen_jax.train_step import Objective, TrainState, init_state, train_step
 from imagen_jax.workdir import write_json
 
@@ -43,10 +43,13 @@ class Trainer(NamedTuple):
     loader: Any  # data_pipelines.loader.Loader of the training subjects
     held_out: Any  # the same, of subjects that are never trained on
     checkpointer: Checkpointer
+    command: str = ""
 
 
-def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
+def train(config: ConfigDict, workdir: Path, loader, held_out, command: str = "") -> dict:
     """Train up to config.train.steps; returns the report, which is also written to workdir/report.json.
+
+    `command` is what the user typed, told in the report.
 
     Raises:
       TrainError, RunError, CheckpointError, PartitionError: one line, with the mend.
@@ -54,17 +57,18 @@ def train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
     """
     check(config, workdir)
     with jax.default_matmul_precision(config.train.matmul_precision or jax.config.jax_default_matmul_precision):
-        return _train(config, workdir, loader, held_out)
+        return _train(config, workdir, loader, held_out, command)
 
 
-def _train(config: ConfigDict, workdir: Path, loader, held_out) -> dict:
+def _train(config: ConfigDict, workdir: Path, loader, held_out, command: str) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     logging.info("on %d x %s", mesh.size, mesh.devices.flat[0].device_kind)
+    check_batch(config.train, partition.batch_ways(mesh))
     frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim, config.train.steps)
     kept = dict(keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
     checkpointer = Checkpointer(runs.checkpoint_dir(workdir), **kept)
-    trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer)
+    trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer, command)
     try:
         state, window = start(trainer)
         if _is_reported(trainer, int(state.step)):
@@ -103,7 +107,7 @@ def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
 def _is_reported(trainer: Trainer, step: int) -> bool:
     """Whether the run has no step left and its report: both then stay as they are, whatever this config says."""
     file, steps = trainer.workdir / "report.json", trainer.config.train.steps
-    done = step >= steps and file.is_file() and json.loads(file.read_text(encoding="utf-8"))["step"] == step
+    done = step >= steps and file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("step") == step
     if not hosts.agreed(done):
         return False
     mend = "raise --config.train.steps, or choose another --workdir"
@@ -210,8 +214,8 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     grid.save_png(sample_grid(trainer, state), picture)
     config = trainer.config
     data = config.data.records if config.data.loader == "records" else config.data.corpus
-    report = {"run": config.name, "step": int(state.step), "corpus": data, "seed": config.seed}
-    report |= {"image_size": trainer.model.image_size, "samples": str(picture)}
+    report = {"run": config.name, "step": int(state.step), "command": trainer.command, "corpus": data}
+    report |= {"seed": config.seed, "image_size": trainer.model.image_size, "samples": str(picture)}
     if trainer.model.lowres_size:
         report |= super_res_report.super_res_report(run, trainer.held_out)
         print(super_res_report.told(report))

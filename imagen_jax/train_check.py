@@ -23,6 +23,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
         runs.init_source(config, workdir)
     make_optimizer(config.optim, config.train.steps)
     make_model(config)
+    runs.make_schedule(config)
     _check_loop(config.train)
     _check_pictures(config)
     _check_texts(config)
@@ -32,8 +33,17 @@ def check(config: ConfigDict, workdir: Path) -> None:
         cascade.check_sampler(config.sample)
 
 
+def check_batch(train: ConfigDict, ways: int) -> None:
+    """Raises TrainError where micro-batches do not divide: the activations would then lie whole on every device."""
+    if train.batch_size % (ways * train.accumulate):
+        raise TrainError(
+            f"config.train.batch_size={train.batch_size} does not divide over data*fsdp = {ways} devices in "
+            f"config.train.accumulate={train.accumulate} parts; choose a multiple of {ways * train.accumulate}"
+        )
+
+
 def _check_loop(train: ConfigDict) -> None:
-    for key in ("log_every", "checkpoint_every", "keep_checkpoints"):
+    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
         if train[key] < 1:
             raise TrainError(f"config.train.{key}={train[key]} must be at least 1")
     if train.keep_every % train.checkpoint_every:
@@ -84,6 +94,12 @@ def _check_crops(side: int, model: ConfigDict) -> None:
 
 def _check_texts(config: ConfigDict) -> None:
     encoder = config.text_encoder
+    runs.check_frozen(config)
+    if encoder.weights and not encoder.frozen:
+        raise TrainError(
+            f"config.text_encoder.weights={encoder.weights} is for a frozen encoder: set "
+            "config.text_encoder.frozen=True, or take over a run's encoder, to be trained on, by config.init_from"
+        )
     if encoder.precomputed:
         if not (encoder.frozen and encoder.weights and config.data.loader == "records"):
             raise TrainError(

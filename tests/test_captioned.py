@@ -17,7 +17,7 @@ from data_pipelines.images import read_image
 from data_pipelines.sources.captioned import Captioned, list_parts, read_captioned, read_part
 from data_pipelines.sources.formats import folder as folder_format
 from data_pipelines.sources.formats import parquet as parquet_format
-from data_pipelines.sources.formats.common import split_of
+from data_pipelines.sources.formats.common import make_captioned, own_splits, split_of
 from data_pipelines.sources.item import Skip, SourceError
 
 
@@ -168,6 +168,8 @@ def test_parts_share_the_set_without_overlap(tmp_path, monkeypatch):
         list("45"),
         ["6"],
     ]
+    monkeypatch.setattr(folder_format, "MOST_PARTS", 3)  # or a file of millions would be read thousands of times
+    assert [(part.start, part.stop) for part in list_parts(str(tmp_path))] == [(0, 3), (3, 6), (6, 7)]
     with pytest.raises(SourceError, match="shard 3 of 3"):
         read(tmp_path, shard=(3, 3))
 
@@ -196,6 +198,12 @@ def test_train_alone_is_no_split_for_then_nothing_is_held_out(tmp_path):
         assert set(splits().values()) == found
 
 
+def test_validation_alone_is_dealt_too_and_test_alone_stays_held_out():
+    assert own_splits(["val2017/a", "val2017/b"]) == ["", ""]
+    assert own_splits(["train-0", "val-0"]) == ["train", "validation"]
+    assert own_splits(["test2017/a"]) == ["test"]
+
+
 def test_a_picture_is_one_group_under_all_its_captions(tmp_path):
     save(tmp_path / "pictures/a.png"), (tmp_path / "b").mkdir()
     (tmp_path / "all.csv").write_text("image,caption,url\npictures/a.png,one,\npictures/a.png,two,\n")
@@ -212,8 +220,8 @@ def test_a_picture_is_one_group_under_all_its_captions(tmp_path):
     pq.write_table(pa.table({"image": paths, "text": ["one", "two", "three"]}), tmp_path / "p.parquet")
     first, second, missing = (each.group for each in read(tmp_path / "p.parquet")[0])
     assert first == second != missing, "by what the files hold, however --input spells their folder"
-    (tmp_path / "a.parquet").rename(tmp_path / "dev.parquet")
-    assert {each.group for each in read(tmp_path / "dev.parquet")[0]} == {""}  # its own split says where it belongs
+    (tmp_path / "a.parquet").rename(tmp_path / "test.parquet")
+    assert {each.group for each in read(tmp_path / "test.parquet")[0]} == {""}  # its own split says where it belongs
 
 
 # WebDataset tars
@@ -339,7 +347,7 @@ def test_parquet_of_hugging_face(tmp_path):
     captioned, skips = read(tmp_path)
     assert [each.meta["kind"] for each in captioned] == ["fox", "owl", "", "", "owl"]
     assert captioned[0].image == encoded(0) and captioned[4].image == tmp_path / "data/kept.jpg"
-    assert captioned[1].key == "data/validation-00000-of-00001:1" and captioned[1].split == "validation"
+    assert captioned[1].key == "data/validation-00000-of-00001:1" and captioned[1].split == ""  # alone, it is dealt
     assert reasons(skips) == ["no picture"]
 
 
@@ -372,6 +380,12 @@ def test_broken_parquet_files_and_row_groups_are_skips(tmp_path):
     captioned, skips = read(tmp_path)
     assert [each.caption for each in captioned] == ["a fox", "b", "e"]
     assert reasons(skips) == ["broken parquet file", "broken row group", "no picture"]
+
+
+def test_a_name_that_is_not_utf8_has_a_caption_and_a_group(tmp_path):
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    (found, again) = (make_captioned("", name, tmp_path / name, ["one", "two"], {}) for _ in range(2))
+    assert found == again and len(found.group) == 32
 
 
 def test_text_that_is_not_utf8_costs_one_row(tmp_path):

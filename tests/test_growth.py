@@ -55,9 +55,22 @@ def test_a_model_cannot_shrink(blocks):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("parts", [("unett",), ("unet", "text_encoder")])
+def test_a_part_that_the_run_does_not_hold_is_told(parts, tmp_path):
+    mesh, about = partition.make_mesh(MESH), {"config": config_json(tiny.config()), "next_example": 0}
+    params = tiny.model_and_params()[1]
+    release.write_release(tmp_path / "small", {"unet": params["unet"]}, about)
+    config = tiny.config()
+    config.init_parts = parts
+    with pytest.raises(runs.RunError, match=rf"^config\.init_parts: .* holds no trained '{parts[-1]}', only unet$"):
+        runs.take_over(config, params, tmp_path / "small", mesh)
+
+
 def test_blocks_that_are_loops_cannot_grow(tmp_path):
     mesh, config = partition.make_mesh(MESH), tiny.config(scan=True, blocks=(2, 2))
     about = {"config": config_json(tiny.config(scan=True)), "next_example": 0}
     release.write_release(tmp_path / "small", tiny.model_and_params(scan=True)[1], about)
-    with pytest.raises(runs.RunError, match=r"^config\.model\.blocks: .* model\.scan=False only$"):
+    with pytest.raises(
+        runs.RunError, match=r"^config\.model\.blocks=\(2, 2\): .* has \(1, 1\), and .* cannot grow; set it to that$"
+    ):
         runs.take_over(config, {}, tmp_path / "small", mesh)

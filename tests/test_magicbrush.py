@@ -71,8 +71,9 @@ def test_edits_with_their_turns_and_splits(tmp_path):
     assert first.group == second.group == "1001" and (dev.split, first.split) == ("validation", "train")
 
 
-def test_train_files_alone_are_dealt_by_photograph(tmp_path):
-    path = write(tmp_path / "data/train-00000-of-00051.parquet", row(), row("2002"))
+@pytest.mark.parametrize("name", ["train", "dev"])
+def test_files_of_one_split_alone_are_dealt_by_photograph(tmp_path, name):
+    path = write(tmp_path / f"data/{name}-00000-of-00051.parquet", row(), row("2002"))
     for given in (path, tmp_path):
         assert [(item.split, item.group) for item in read(given)] == [("", "1001"), ("", "2002")]
 

@@ -179,6 +179,7 @@ BAD_FLAGS = {
     "--config.mesh.data=3": "mesh data=3",
     "--instruction=a.json": "--instruction=FILE.json is for --mode=sample",
     "--mode=sample": "no trained model there",
+    "--seed=3": "--seed is for --mode=sample; training has --config.seed",
     f"--seed={2**32}": "flag --seed=4294967296: 4294967296 is not an integer in the range [0, 4294967295]",
 }
 

@@ -13,8 +13,8 @@ from data_pipelines.networks import efficientnet
 from data_pipelines.suites import Case
 from data_pipelines.wanted import Wanted
 from data_pipelines.wording import Example
+from imagen_jax.evaluation import intervals, measures
 from imagen_jax.evaluation import measure_pictures as measure
-from imagen_jax.evaluation import measures
 from imagen_jax.evaluation.measure_networks import Networks, open_networks, vgg_distance
 from imagen_jax.evaluation.measure_sets import SetError, frechet, kid
 
@@ -163,19 +163,21 @@ def test_sets_of_one_picture_are_refused():
         frechet(np.ones((1, 4)), np.ones((5, 4)))
 
 
-def test_bootstrap_covers_the_mean_as_often_as_it_says():
+def of_single(scores, seed):
+    """The interval where each score is of another subject."""
+    return intervals.interval([intervals.Stratum(scores, [str(i) for i in range(len(scores))])], seed)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     inside = 0
     for i in range(200):
-        mean, low, high = measures.bootstrap(rng.normal(3, 1, 50), i)
+        mean, low, high = of_single(rng.normal(3, 1, 50), i)
         assert low < mean < high
         inside += low <= 3 <= high
     assert 0.88 <= inside / 200 <= 0.99
     scores = rng.normal(size=30)
-    assert measures.bootstrap(scores, 1) == measures.bootstrap(scores, 1) != measures.bootstrap(scores, 2)
-    gaps = np.where(np.arange(60) % 2, np.nan, np.repeat(scores, 2))
-    assert measures.bootstrap(gaps, 1) == measures.bootstrap(scores, 1)
-    assert np.isnan(measures.bootstrap(np.full(3, np.nan), 0)).all()
+    assert of_single(scores, 1) == of_single(scores, 1) != of_single(scores, 2)
 
 
 def test_vgg_distance_is_none_of_itself_and_grows():

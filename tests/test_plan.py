@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imagen_jax import train_check
 from imagen_jax.planning import chips, compiled, hlo, programs
 from imagen_jax.planning.estimate import abstract_mesh, estimate_sampling, estimate_training
 from imagen_jax.planning.flops import flops
@@ -247,7 +248,7 @@ def test_devices_of_a_target():
 
 
 def test_a_batch_that_does_not_divide_is_told():
-    with pytest.raises(chips.PlanError, match="multiple of 64"):
+    with pytest.raises(train_check.TrainError, match=r"multiple of 64$"):
         estimate_training(config(), chips.parse("v5e:8x8"))
 
 

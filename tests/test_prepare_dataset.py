@@ -16,6 +16,7 @@ from data_pipelines.images import encode_image, fit_image
 from data_pipelines.instruction import Instruction, check
 from data_pipelines.records import RecordReader
 from data_pipelines.shortening import plain, shorten
+from data_pipelines.sources.groups import choose_references
 from data_pipelines.sources.item import About, Item, Skip, SourceError
 from data_pipelines.splits import Splitter, stable_hash
 from data_pipelines.text import load_tokenizer
@@ -180,6 +181,21 @@ def test_the_deal_of_groups_is_even_and_the_same_everywhere():
     assert stable_hash("ann") == 10176691957563388837  # in every process and version
 
 
+def test_a_name_that_is_not_utf8_costs_nothing(tmp_path):
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    found = [item(0, key=name, group=name, split="train")]
+    assert list(examples(prepare_items(tmp_path, found))) == ["caf?"]
+    assert choose_references(name, [1], 1, seed=0) == [1]
+
+
+def test_an_empty_split_is_told_with_its_mend(tmp_path, capsys):
+    prepare_items(tmp_path, [item(0, split="train")])
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("nothing is in validation and test: ") and told.endswith("--splits=0.8,0.1,0.1")
+    prepare_items(tmp_path, [item(i, split=split) for i, split in enumerate(SPLITS)], name="all")
+    assert "nothing is in" not in capsys.readouterr().out
+
+
 def test_limit_reads_no_further(tmp_path):
     read = []
     found = (read.append(i) or item(i) for i in range(1000))
@@ -206,6 +222,7 @@ def test_words_are_cut_only_between_words():
     assert shorten("one two, three", lambda text: len(text) <= 8) == "one two"
     assert shorten("one two", lambda text: len(text) <= 2) == "on"  # no word fits
     assert shorten("one", lambda text: False) == ""
+    assert shorten("- https://long tail", lambda text: len(text) <= 8) == "- https:"  # '-' alone is nothing
     assert plain("[[ref#1]] and [ [[Ref2] ]") == "ref 1 and Ref2"
     pieces = np.random.default_rng(0).choice(["[", "]", "ref", "#", " ", "1", "x"], (2000, 12))
     for caption in map("".join, pieces):  # whatever was in it, it names no reference

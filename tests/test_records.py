@@ -1,6 +1,8 @@
 """Record shards: what is written is read, damage is found and named, and nothing half-written remains."""
 
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -119,6 +121,27 @@ def test_damaged_folders_are_one_clear_line(folder, tmp_path):
         RecordReader(folder, "train")
 
 
+@pytest.fixture
+def one_more_file():
+    """Lets this process open one more file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe + 1, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_shards_than_open_files_raise_the_limit(folder, one_more_file):
+    assert len(RecordReader(folder, "train")) == 8
+
+
+def test_more_shards_than_may_be_open_are_one_clear_line(folder, one_more_file, monkeypatch):
+    monkeypatch.setattr(records, "_allow_open_files", lambda: None)
+    with pytest.raises(RecordError, match=r"array_record: Too many open files: each of 3 shards .* raise `ulimit -n`"):
+        RecordReader(folder, "train")
+
+
 def test_a_failed_write_leaves_nothing_and_a_finished_one_is_kept(tmp_path, examples, folder):
     with pytest.raises(KeyboardInterrupt), DatasetWriter(tmp_path / "new") as writer:
         writer.split("train").write(records.encode(examples[0]))
@@ -163,8 +186,9 @@ def test_a_run_at_work_is_left_alone_and_a_killed_one_leaves_only_what_the_next_
 
 def test_the_command_writes_a_checked_data_set_a_task(tmp_path, capsys):
     arguments = ["records", f"--output={tmp_path}", "--examples=6", "--held_out=2", "--size=8", "--tasks", "edge"]
-    assert main([*arguments, "line"]) == 0
-    assert f"wrote 6 train, 2 validation, 2 test examples to {tmp_path / 'line'}" in capsys.readouterr().out
+    assert main([*arguments, "line", "edge"]) == 0
+    told = capsys.readouterr().out
+    assert f"wrote 6 train, 2 validation, 2 test examples to {tmp_path / 'line'}" in told and "licence:  Apache" in told
     assert {path.name for path in tmp_path.iterdir()} == {"edge", "line"}
     manifest = RecordReader(tmp_path / "edge" / "test", "test").manifest
     assert manifest["counts"] == {"written": {"edge": 2}} and manifest["longest"]["references"] == 1

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -13,7 +14,18 @@ pytest.importorskip("array_record")
 from data_pipelines.corpus import SPLITS
 from data_pipelines.images import encode_image, read_image
 from data_pipelines.record_writer import SplitWriter
-from data_pipelines.retrieval import clustering, domains, duplicates, manifest, pairs, quality, selection, verify
+from data_pipelines.retrieval import (
+    clustering,
+    domains,
+    duplicates,
+    manifest,
+    pairs,
+    precomputed,
+    quality,
+    selection,
+    verify,
+    writing,
+)
 from data_pipelines.retrieval.blocks import Block, Pair, Row, WorkError, WorkFolder, block_name
 from data_pipelines.retrieval.clusters import Cluster, Member, encode_cluster
 from data_pipelines.retrieval.duplicates import Marks, Sameness
@@ -211,6 +223,37 @@ def test_clusters_have_exactly_five_and_no_two_have_the_same_members():
     assert kept is draft and counts[selection.CLUSTERS, "the same members as another"] == 1
 
 
+def test_copies_of_a_picture_or_caption_are_counted_and_not_gathered():
+    alive, most = [], 0
+
+    def copies():
+        nonlocal most
+        for key in ("3", "1", "2", *map(str, range(4, 30))):
+            copy = row(key, [1.0], i=0)
+            alive.append(weakref.ref(copy))
+            yield copy
+            del copy
+            most = max(most, sum(ref() is not None for ref in alive))
+
+    [first], counts = selection.first_picture(("pixels", copies()))
+    assert first.pair.key == "1" and counts == {
+        (selection.PICTURES, pairs.KEPT): 1,
+        (selection.PICTURES, "identical pixels"): 28,
+    }
+    kept, counts = selection.few_captions(("caption", copies()), most=2)
+    assert len(kept) == 2 and sorted(counts.values()) == [2, 27]
+    assert most < 8
+
+
+def test_a_number_that_comes_twice_among_tables_is_one_line(tmp_path):
+    for name in ("a/img_emb_0.npy", "a/metadata_0.parquet", "b/img_emb_0.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(precomputed.list_tables(tmp_path / "a")) == 1
+    with pytest.raises(precomputed.EmbeddingsError, match=r"b/img_emb_0.npy: .*a/img_emb_0.npy has the same number"):
+        precomputed.list_tables(tmp_path)
+
+
 # blocks
 
 
@@ -232,6 +275,27 @@ def test_a_block_is_kept_whole_and_belongs_to_its_settings_and_its_file(tmp_path
     before = block_name(Part("webdataset", str(path), "a"), 0)
     path.write_bytes(b"22")
     assert before != block_name(Part("webdataset", str(path), "a"), 0)
+
+
+def test_a_damaged_block_is_one_line_and_a_name_that_is_not_utf8_none(tmp_path):
+    work = WorkFolder(tmp_path)
+    work.start({})
+    for name in ("cut", "other"):
+        work.write(name, Block([row("1", [1.0])], Counter()), [b"one"])
+        path = tmp_path / "blocks" / f"{name}.zip"
+        path.write_bytes(path.read_bytes()[:100])
+    for read in (work.read, work.counts, lambda name: work.picture(name, 0)):
+        with pytest.raises(WorkError, match=r"blocks/cut.zip: damaged: delete it and run again"):
+            read("cut")
+    work.write("name", Block([row("caf\udce9", [1.0], i=1)], Counter()), [b"one"])
+    assert work.read("name").rows[0].pair.key == "caf?"
+
+
+def test_a_shard_that_fails_leaves_nothing_in_the_output(tmp_path):
+    draft = selection.Draft("g", [row("1", [1.0]).pair], np.eye(1))  # of a picture whose block is gone
+    with pytest.raises(FileNotFoundError):
+        writing.write_shard((("train", 0, 1), [draft]), WorkFolder(tmp_path))
+    assert [path.name for path in tmp_path.rglob("*")] == ["records", "train"]
 
 
 @pytest.mark.parametrize("joint", [True, False])

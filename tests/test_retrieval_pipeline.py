@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("apache_beam")
 pytest.importorskip("pyarrow")
 
+from data_pipelines.retrieval import build
 from data_pipelines.retrieval.__main__ import main
 from data_pipelines.retrieval.blocks import WorkFolder
 from tests.small_pairs import PER_TAR, TARS, make_pairs
@@ -119,6 +120,8 @@ def test_a_domain_above_the_limit_is_dealt_out(data, tmp_path, capsys):
         ),
         (["--min_sid=3"], "--min_sid=3: no such option"),
         (["--direct_num_worker=3"], "did you mean --direct_num_workers?"),
+        (["--input", "a.tar", "b.tar"], "b.tar: belongs to no option: quote a pattern"),
+        (["--runner=DirectRunner", "b.tar"], "b.tar: belongs to no option"),
     ],
 )
 def test_bad_input_is_one_line(data, tmp_path, changes, words, capfd):
@@ -141,3 +144,20 @@ def test_what_does_not_fit_together_is_one_line(data, built, tmp_path, capsys):
     assert "delete it, or give another --work" in capsys.readouterr().err
     assert main(["--input=here"]) == 2
     assert "give --input and --output" in capsys.readouterr().err
+
+
+def test_a_work_folder_that_holds_or_would_take_something_else_is_refused(data, tmp_path, monkeypatch, capsys):
+    output, mine = tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for given, words in (
+        ([f"--work={mine}"], "mine: holds something else (thesis.txt): give a new or empty folder as --work"),
+        ([f"--work={tmp_path}"], f"lies in --work={tmp_path}, which is deleted at the end"),
+        ([f"--work={output}"], f"lies in --work={output}, which is deleted at the end"),
+    ):
+        assert main([*arguments(data, output), *given]) == 2
+        assert words in capsys.readouterr().err
+    monkeypatch.setattr(build, "_disk", str)
+    assert main(arguments(data, output)) == 2
+    assert "out.work: lies on another disk: give a --work on the disk of --output" in capsys.readouterr().err
+    assert (mine / "thesis.txt").read_text() == "years of work" and not output.exists()

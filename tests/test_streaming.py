@@ -19,6 +19,7 @@ from data_pipelines import records
 from data_pipelines.images import encode_image, fit_image, read_image
 from data_pipelines.instruction import Layout, pack
 from data_pipelines.loader import LoaderError, make_loader
+from data_pipelines.prepare import command
 from data_pipelines.record_writer import DatasetWriter
 from data_pipelines.records import RecordError
 from data_pipelines.retrieval.clusters import MEMBERS, Cluster, Member, encode_cluster
@@ -222,9 +223,12 @@ def test_missing_data_sets_are_all_named_with_their_commands(folder, caplog):
     with pytest.raises(LoaderError, match=r"3 of 5 data sets of data.mixture are missing for 'train'") as caught:
         stream(folder, tasks=tasks)
     told = str(caught.value)
-    assert f"captions: python -m data_pipelines.prepare captions --output={folder}/captions --size=" in told
-    assert f"depth: python -m data_pipelines.prepare control --condition=depth --output={folder}/depth --size=" in told
-    assert "mine: python -m data_pipelines.prepare FAMILY" in told and "data.allow_missing=True" in told
+    prepare = "python -m data_pipelines.prepare"
+    assert f"captions: {prepare} captions --input=... --output={folder}/captions --size=" in told
+    assert f"depth: {prepare} control --condition=depth --input=... --output={folder}/depth --size=" in told
+    assert f"mine: {prepare} FAMILY" in told and "data.allow_missing=True" in told
+    assert command("line", folder) == f"{prepare} records --tasks line --examples=20000 --output={folder}"
+    assert command("emoji", folder) == f"{prepare} emoji --output={folder}/emoji"
     assert "\n" not in told
     with caplog.at_level(logging.WARNING):
         loader = stream(folder, tasks=tasks, allow_missing=True)
@@ -241,6 +245,9 @@ def test_a_split_without_examples_is_told_in_the_same_way(tmp_path, examples):
     with pytest.raises(LoaderError, match=r"1 of 2 .* missing for 'test' .*some: has no split 'test'"):
         stream(tmp_path, tasks=("all", "some"), split="test")
     assert stream(tmp_path, tasks=("all", "some"), split="test", allow_missing=True).tasks == ("all",)
+    write(tmp_path / "none", [], kind="examples", splits=("test",))
+    with pytest.raises(LoaderError, match=r"none is empty: prepare it anew with larger shares, such as --splits=0.8"):
+        stream(tmp_path, tasks=("all", "none"), split="test")
 
 
 def test_validation_stands_for_an_empty_test_split(tmp_path, examples, caplog):

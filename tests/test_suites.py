@@ -266,6 +266,18 @@ def test_one_slot_and_short_texts_name_what_they_cannot_hold(fixture):
         open_at(seed=-1)
 
 
+def test_a_root_of_validation_counts_as_unseen_though_the_held_out_style_draws_it(made, monkeypatch):
+    corpus, opened = made
+    moved = tuple(
+        dataclasses.replace(p, split="validation") if p.root in UNSEEN and p.style != "fxemoji" else p
+        for p in corpus.pictures
+    )
+    monkeypatch.setattr(suites, "load_corpus", lambda path, size: dataclasses.replace(corpus, pictures=moved))
+    validation = open_suites(ConfigDict(dict(corpus="made", tokenizer="")), LAYOUT, 0, "validation")
+    assert set(opened.names) - set(validation.names) == {"held_out_style"}
+    assert all(validation.count(name) == opened.count(name) for name in validation.names)
+
+
 def test_a_look_that_equals_the_answer_is_no_reference(made, monkeypatch):
     corpus, _ = made
     images = corpus.images.copy()

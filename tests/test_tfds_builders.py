@@ -5,6 +5,8 @@ The sets are written here by builders of the same name, version and features as 
 
 import io
 import json
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -242,6 +244,19 @@ def test_a_builder_passes_on_the_readers_one_line(tmp_path, capsys):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and "magicbrush" in path.name]
     assert tfds_builders.main(["wikiart", f"--input={tmp_path}/nowhere", f"--data_dir={tmp_path}/out"]) == 2
     assert "no folder, or an empty one" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_disk_or_a_missing_library_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    given = ["wikiart", f"--input={tmp_path}"]
+    monkeypatch.setattr(tfds_builders, "InstructImagen", lambda **_: (tmp_path / "file" / "folder").mkdir())
+    assert tfds_builders.main(given) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.delitem(sys.modules, "data_pipelines.tfds_builders")
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("data_pipelines.tfds_builders", run_name="__main__")
+    assert capsys.readouterr().err == "error: tensorflow_datasets is not installed: pip install -e '.[data]'\n"
 
 
 def test_every_family_has_a_reader_with_its_options(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
 
 from experiments import pretrain, stage2
 from experiments import super_res as enlarging
@@ -196,6 +197,14 @@ UNTRAINABLE = [
     (stage2, "sample.method", "ddmp", "config.sample.method 'ddmp' is unknown: use one of ddpm, ddim"),
     (stage2, "sample.steps", 0, "config.sample.steps is 0: at least 1"),
     (enlarging, "sample.super_res.guidance", "strong", "config.sample.super_res.guidance 'strong' is unknown"),
+    (stage2, "sample.guidance_interval", (-5.0,), "config.sample.guidance_interval=(-5.0,): give two log-SNRs"),
+    (stage2, "diffusion.prediction", "vv", "diffusion.prediction 'vv' is unknown: use one of v, eps, x0"),
+    (stage2, "diffusion.logsnr_min", 20.0, "logsnr_min 20.0 must be below logsnr_max 15.0"),
+    (stage2, "model.remat", "all", "model.remat 'all' is unknown: use one of none, block"),
+    (stage2, "model.upsample", "bilinear", "model.upsample 'bilinear' is unknown: use one of nearest, shuffle"),
+    (stage2, "train.batch_size", 0, "config.train.batch_size=0 must be at least 1"),
+    (stage2, "text_encoder.weights", "t5/xl", "config.text_encoder.weights=t5/xl is for a frozen encoder"),
+    (enlarging, "sample.super_res.aug_level", 10.0, "config.sample.super_res.aug_level=10.0: must be from 0 to 1"),
     (enlarging, "sample.super_res.threshold", "high", "config.sample.super_res.threshold 'high' is unknown"),
 ]
 
@@ -209,6 +218,15 @@ def test_what_would_fail_only_later_is_told_before_training(experiment, key, val
     with pytest.raises(ValueError) as error:
         train_lib.check(config, tmp_path / "run")
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_micro_batches_divide_over_the_devices():
+    train = ConfigDict(dict(batch_size=64, accumulate=4))
+    train_lib.check_batch(train, 16)
+    with pytest.raises(
+        train_lib.TrainError, match=r"devices in config\.train\.accumulate=4 parts; choose a multiple of 96$"
+    ):
+        train_lib.check_batch(train, 24)
 
 
 def test_a_model_without_references_needs_no_slots_and_a_sampler_that_is_not_used_is_not_asked(tmp_path):

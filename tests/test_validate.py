@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,20 @@ def test_faults_of_a_data_set_name_shard_and_record(tmp_path, capsys, train, tes
     folder = _write(tmp_path / "set", {"train": train, "test": test})
     code, out, _ = _run(capsys, folder)
     assert code == 1 and place in out[0] and ".array_record: " in out[0] and words in out[0], out
+
+
+def test_one_picture_in_the_same_words_of_other_references_is_another_example(tmp_path, capsys):
+    items = [(_example(1), "a", ""), (_example(1, reference=_picture(50)), "b", "")]
+    assert _run(capsys, _write(tmp_path / "set", {"train": items}))[0] == 0
+
+
+def test_without_array_record_there_is_one_line(tmp_path, capsys, monkeypatch):
+    folder = _write(tmp_path / "set", {"train": [(_example(1), "a", "")]})
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    monkeypatch.delitem(sys.modules, "array_record.python", raising=False)
+    monkeypatch.delitem(sys.modules, "array_record.python.array_record_module", raising=False)
+    code, _, err = _run(capsys, folder / "train")
+    assert code == 2 and err.startswith("error: array_record") and err.endswith("pip install -e '.[data]'\n")
 
 
 def test_damaged_shards_are_found_and_the_rest_is_read(tmp_path, capsys):

@@ -6,7 +6,7 @@ mkdir -p /mnt/imagen
 dpkg -s nfs-common >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q nfs-common; }
 for _ in $(seq 30); do mountpoint -q /mnt/imagen || mount -t nfs -o rw,hard @{storage} /mnt/imagen || sleep 10; done
 mountpoint -q /mnt/imagen || { ended 2; exit; }
-mkdir -p /mnt/imagen/@{workdir} && cd /mnt/imagen || exit
+mkdir -p /mnt/imagen/@{workdir} && cd /mnt/imagen || { ended 2; exit; }
 gcloud auth configure-docker @{registry} --quiet
 for _ in $(seq @{restarts}); do
     docker rm --force imagen >/dev/null 2>&1

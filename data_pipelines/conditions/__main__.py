@@ -12,9 +12,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data_pipelines import commands
-from data_pipelines.conditions import extract, planes
 from data_pipelines.images import ImageError, fit_image, read_image, save_png
 from data_pipelines.sources.item import SourceError
+
+try:
+    from data_pipelines.conditions import extract, planes
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(commands.missing(error))
 
 TITLE_HEIGHT = 14
 

@@ -21,6 +21,7 @@ from data_pipelines.retrieval.duplicates import Sameness
 from data_pipelines.retrieval.quality import Limits
 from data_pipelines.retrieval.settings import EMBEDDERS, Settings, SettingsError
 from data_pipelines.sources.captioned import SPEC
+from data_pipelines.splits import parse_shares
 
 DEFAULTS = Settings("", Path(), Path(), "", CACHE, None)
 
@@ -55,7 +56,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--size", type=int, default=DEFAULTS.size, help="side of the pictures (default: %(default)s)")
     group.add_argument(
-        "--splits", type=_shares, default=DEFAULTS.splits, metavar="TRAIN,VALIDATION,TEST",
+        "--splits", type=parse_shares, default=DEFAULTS.splits, metavar="TRAIN,VALIDATION,TEST",
         help="shares, where the input has no splits of its own (default: 0.96,0.02,0.02)",
     )  # fmt: skip
     group.add_argument("--group", default="", help="field whose pictures stay in one split (default: one picture's do)")
@@ -137,13 +138,6 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("check")
     group.add_argument("--verify", type=Path, metavar="OUTPUT", help="check a finished folder, and do nothing else")
     group.add_argument("--embed_again", action="store_true", help="with --verify: compute the similarities anew")
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    shares = tuple(float(share) for share in text.split(","))
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise argparse.ArgumentTypeError(f"'{text}': give three shares that sum to 1, such as 0.96,0.02,0.02")
-    return shares
 
 
 def _settings(chosen: argparse.Namespace) -> Settings:

@@ -13,7 +13,8 @@ import os
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -76,8 +77,14 @@ class WorkFolder:
         self.path = path
 
     def start(self, settings: Mapping) -> int:
-        """Make the folder, or go on in it: the number of blocks that are there. Raises WorkError for other settings."""
+        """Make the folder, or go on in it: the number of blocks that are there.
+
+        Raises WorkError for other settings, and for a folder of other things: all of it is deleted at the end of a run.
+        """
         file = self.path / "settings.json"
+        found = () if file.exists() or not self.path.exists() else sorted(path.name for path in self.path.iterdir())
+        if others := [name for name in found if name != "blocks" and not name.startswith("settings.json")]:
+            raise WorkError(f"{self.path}: holds something else ({others[0]}): give a new or empty folder as --work")
         (self.path / "blocks").mkdir(parents=True, exist_ok=True)
         if file.exists():
             found = _read_settings(file)
@@ -103,7 +110,8 @@ class WorkFolder:
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as file:
             file.writestr("counts.json", json.dumps([[*key, n] for key, n in sorted(block.counts.items())]))
-            file.writestr("rows.json", json.dumps([_texts(row) for row in block.rows], ensure_ascii=False))
+            texts = json.dumps([_texts(row) for row in block.rows], ensure_ascii=False)
+            file.writestr("rows.json", texts.encode(errors="replace"))  # a file's name need not be UTF-8
             for field in ("embedding", "thumbnail"):
                 file.writestr(f"{field}.npy", _pack([getattr(row.marks, field) for row in block.rows]))
             file.writestr("match.npy", _pack([row.match for row in block.rows]))
@@ -113,7 +121,7 @@ class WorkFolder:
 
     def read(self, name: str) -> Block:
         """A finished block without its pictures."""
-        with zipfile.ZipFile(self._file(name)) as file:
+        with self._open(name) as file:
             texts = json.loads(file.read("rows.json"))
             arrays = [np.load(io.BytesIO(file.read(f"{field}.npy"))) for field in ("embedding", "thumbnail", "match")]
         rows = [_row(texts[i], *(array[i] for array in arrays), name, i) for i in range(len(texts))]
@@ -121,7 +129,7 @@ class WorkFolder:
 
     def counts(self, name: str) -> Counter:
         """How many pairs of a finished block took which way."""
-        with zipfile.ZipFile(self._file(name)) as file:
+        with self._open(name) as file:
             return Counter({(step, outcome): n for step, outcome, n in json.loads(file.read("counts.json"))})
 
     def read_pairs(self, name: str) -> int:
@@ -130,10 +138,25 @@ class WorkFolder:
 
     def picture(self, name: str, number: int) -> bytes:
         """The encoded picture of a row."""
-        return _open(str(self._file(name))).read(str(number))
+        with _whole(self._file(name)):
+            return _open(str(self._file(name))).read(str(number))
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[zipfile.ZipFile]:
+        with _whole(self._file(name)), zipfile.ZipFile(self._file(name)) as file:
+            yield file
 
     def _file(self, name: str) -> Path:
         return self.path / "blocks" / f"{name}.zip"
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Raises WorkError where the block is damaged, as after a power failure."""
+    try:
+        yield
+    except (zipfile.BadZipFile, KeyError):
+        raise WorkError(f"{file}: damaged: delete it and run again") from None
 
 
 @lru_cache(maxsize=64)
@@ -172,5 +195,8 @@ def _read_settings(file: Path) -> dict:
 def replace_file(file: Path, content: bytes) -> None:
     """Write beside and rename, so that a killed run leaves no half file under the name."""
     temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())  # or a power failure may leave an empty file under the name
     os.replace(temporary, file)

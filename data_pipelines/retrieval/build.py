@@ -4,7 +4,6 @@ The output appears by one rename after everything in it is written and its count
 steps). Until then the work folder holds it, and the blocks from which a killed run goes on.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -21,8 +20,9 @@ import numpy as np
 
 from data_pipelines.packages import EFFICIENTNET, MINILM
 from data_pipelines.record_writer import claim
+from data_pipelines.records import sha256
 from data_pipelines.retrieval import domains, manifest, pipeline, precomputed, verify
-from data_pipelines.retrieval.blocks import PAIRS_PER_BLOCK, WorkFolder
+from data_pipelines.retrieval.blocks import PAIRS_PER_BLOCK, WorkError, WorkFolder
 from data_pipelines.retrieval.embed import open_embedder
 from data_pipelines.retrieval.pairs import Embedders
 from data_pipelines.retrieval.settings import EMBEDDERS, Settings, SettingsError, check_fields
@@ -42,12 +42,17 @@ def run(settings: Settings, flags: Sequence[str], keep_work: bool) -> None:
     pipeline.check_flags(flags)
     if settings.output.exists():
         raise BuildError(f"{settings.output}: exists already: delete it, or choose another --output")
+    if settings.output.resolve().is_relative_to(settings.work.resolve()):
+        raise BuildError(f"{settings.output}: lies in --work={settings.work}, which is deleted at the end: move either")
     parts = list_parts(settings.input, image_column=settings.image_column, caption_column=settings.caption_column)
     check_fields(settings, _fields(parts))
     embedders, description = _open_embedders(settings)
     prompts = _open_prompts(settings, embedders)
     work = WorkFolder(settings.work)
     done = work.start(settings.of_blocks() | {"embedder": description})
+    settings.output.parent.mkdir(parents=True, exist_ok=True)
+    if _disk(settings.output.parent) != _disk(settings.work):  # the end is a rename
+        raise BuildError(f"{settings.work}: lies on another disk: give a --work on the disk of --output")
     if done:
         print(f"{settings.work}: {done} finished blocks of an earlier run: going on from them", flush=True)
     with claim(settings.work / RECORDS):
@@ -74,6 +79,10 @@ def check(folder: Path, cache: Path, weights: Path | None, embed_again: bool) ->
         print(f"largest similarity {largest:.4f}, embedded anew; at most {deviation:.4f} from what the records say")
 
 
+def _disk(folder: Path) -> int:
+    return folder.stat().st_dev
+
+
 def _fields(parts: Sequence[Part]) -> set[str]:
     """The further fields of the first pairs, which stand for all."""
     pairs = (each for part in parts for each in read_part(part) if isinstance(each, Captioned))
@@ -89,7 +98,7 @@ def _open_embedders(settings: Settings) -> tuple[Embedders, dict]:
     of_images = None if settings.embeddings else open_embedder(image, settings.cache, settings.weights or "")
     if settings.embedder == "clip":
         files = sorted(Path(settings.weights).glob("*.safetensors"))
-        origin = {"files": {path.name: _sha256(path) for path in files}}
+        origin = {"files": {path.name: sha256(path) for path in files}}
     else:
         origin = {"image": EFFICIENTNET.origin(), "text": MINILM.origin()}
     return Embedders(of_images, of_text, joint), {"name": settings.embedder, **origin}
@@ -130,17 +139,18 @@ def _progress(work: WorkFolder, parts: Sequence[Part]) -> Iterator[None]:
 
 
 def _watch(work: WorkFolder, parts: int, stop: threading.Event) -> None:
-    seen = set(work.blocks())
-    before = sum(work.read_pairs(name) for name in seen)
-    start, pairs, ended = time.monotonic(), 0, False
-    while not ended:
-        ended = stop.wait(_EVERY)
-        new = set(work.blocks()) - seen
-        seen |= new
-        pairs += sum(work.read_pairs(name) for name in new)
-        if new:
-            rate = pairs / (time.monotonic() - start)
-            print(f"read and embedded {before + pairs:,} pairs of {parts} parts, {rate:,.0f} pairs/s", flush=True)
+    with suppress(WorkError):  # of a damaged block, which ends the pipeline, too
+        seen = set(work.blocks())
+        before = sum(work.read_pairs(name) for name in seen)
+        start, pairs, ended = time.monotonic(), 0, False
+        while not ended:
+            ended = stop.wait(_EVERY)
+            new = set(work.blocks()) - seen
+            seen |= new
+            pairs += sum(work.read_pairs(name) for name in new)
+            if new:
+                rate = pairs / (time.monotonic() - start)
+                print(f"read and embedded {before + pairs:,} pairs of {parts} parts, {rate:,.0f} pairs/s", flush=True)
 
 
 def _finish(settings: Settings, embedder: dict) -> list[dict]:
@@ -151,7 +161,6 @@ def _finish(settings: Settings, embedder: dict) -> list[dict]:
     if not steps[-1]["kept"]:
         raise BuildError(_why_nothing(steps))
     (folder / "lock").unlink()
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
     os.replace(folder, settings.output)
     return steps
 
@@ -162,8 +171,3 @@ def _why_nothing(steps: Sequence[dict]) -> str:
     reasons = sorted(step["dropped"].items(), key=lambda item: -item[1])
     told = f"{reasons[0][0]} ({reasons[0][1]:,} of {step['read']:,})" if reasons else "there was nothing to read"
     return f"no cluster is left: step '{step['step']}' kept none: {told}: give more pairs, or loosen its threshold"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

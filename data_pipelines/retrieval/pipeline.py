@@ -209,9 +209,11 @@ def _write_result(path, counts, shards, licences):
 
 
 def check_flags(flags: Sequence[str]) -> None:
-    """Raises FlagError for a flag that is neither ours nor Beam's, which Beam itself would pass over in silence."""
+    """Raises FlagError for what is neither ours nor Beam's, which Beam itself would pass over in silence."""
     known = PipelineOptions([]).get_all_options()
-    for flag in flags:
+    for before, flag in zip(["", *flags], flags, strict=False):
+        if not flag.startswith("-") and (not before.startswith("-") or "=" in before):
+            raise FlagError(f"{flag}: belongs to no option: quote a pattern, as in --input='*.tar'")
         name = flag.lstrip("-").partition("=")[0]
         if flag.startswith("-") and name.removeprefix("no_") not in known:
             close = difflib.get_close_matches(name, known, 1)

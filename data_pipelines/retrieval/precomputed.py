@@ -26,8 +26,7 @@ class EmbeddingsError(ValueError):
 
 def list_tables(folder: Path) -> list[tuple[Path, Path]]:
     """(numbers, metadata) of each table. Raises EmbeddingsError where a file lacks its other half or does not fit."""
-    metadata = {path.stem.removeprefix("metadata_"): path for path in sorted(folder.rglob("metadata_*.parquet"))}
-    numbers = {path.stem.removeprefix("img_emb_"): path for path in sorted(folder.rglob("img_emb_*.npy"))}
+    metadata, numbers = _by_number(folder, "metadata_*.parquet"), _by_number(folder, "img_emb_*.npy")
     if not numbers:
         raise EmbeddingsError(f"{folder}: has no img_emb_*.npy: give the output folder of `clip-retrieval inference`")
     tables = []
@@ -36,6 +35,17 @@ def list_tables(folder: Path) -> list[tuple[Path, Path]]:
             raise EmbeddingsError(f"{path}: has no metadata_{name}.parquet: write both anew")
         tables.append((path, metadata[name]))
     return tables
+
+
+def _by_number(folder: Path, pattern: str) -> dict[str, Path]:
+    """Files by what stands for the star in their names. Raises EmbeddingsError where two have the same."""
+    before, found = pattern.partition("*")[0], {}
+    for path in sorted(folder.rglob(pattern)):
+        name = path.stem.removeprefix(before)
+        if name in found:
+            raise EmbeddingsError(f"{path}: {found[name]} has the same number: give the folder of one run")
+        found[name] = path
+    return found
 
 
 def width(tables: Iterable[tuple[Path, Path]]) -> int:

@@ -6,9 +6,10 @@ order could show, so that nothing depends on which worker was faster.
 
 import hashlib
 import heapq
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,17 +52,23 @@ def by_key(row: Row) -> tuple[str, str]:
 
 def first_picture(group: tuple[str, Iterable[Row]]) -> tuple[list[Row], Counter]:
     """Of pairs with identical pixels the one of the earliest split and key."""
-    rows = list(group[1])
+    rows, count = _counted(group[1])
     first = min(rows, key=lambda row: (SPLITS.index(row.pair.split), by_key(row)))
-    return [first], Counter({(PICTURES, KEPT): 1, (PICTURES, "identical pixels"): len(rows) - 1})
+    return [first], Counter({(PICTURES, KEPT): 1, (PICTURES, "identical pixels"): next(count) - 1})
 
 
 def few_captions(group: tuple[str, Iterable[Row]], most: int) -> tuple[list[Row], Counter]:
     """Of pairs with one caption the first `most` by the hash of their keys."""
-    rows = list(group[1])
+    rows, count = _counted(group[1])
     kept = heapq.nsmallest(most, rows, key=lambda row: (_hash(row.pair.key), by_key(row)))
     repeated = f"caption on more than {most} pairs"
-    return kept, Counter({(CAPTIONS, KEPT): len(kept), (CAPTIONS, repeated): len(rows) - len(kept)})
+    return kept, Counter({(CAPTIONS, KEPT): len(kept), (CAPTIONS, repeated): next(count) - len(kept)})
+
+
+def _counted(rows: Iterable[Row]) -> tuple[Iterator[Row], Iterator[int]]:
+    """The rows one by one, for of one placeholder there may be millions; and what then gives their number."""
+    count = itertools.count()
+    return (row for row, _ in zip(rows, count, strict=False)), count
 
 
 def match_domain(row: Row, prompts: Mapping[str, np.ndarray], least: float) -> tuple[list, Counter]:

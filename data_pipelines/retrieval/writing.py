@@ -5,10 +5,11 @@ from the order of keys, and its pictures are the files that lie in the blocks.
 """
 
 import os
-import threading
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from data_pipelines.record_writer import SplitWriter
 from data_pipelines.records import sha256
@@ -38,16 +39,14 @@ def write_shard(group: tuple[tuple[str, int, int], Iterable[Draft]], work: WorkF
     (split, number, _), drafts = group[0], sorted(group[1], key=lambda draft: draft.pairs[0].key)
     folder = work.path / RECORDS / split
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{number:05d}.tmp-{os.getpid()}-{threading.get_ident()}"
-    temporary.mkdir()
-    writer = SplitWriter(temporary, split, shard_records=len(drafts))
-    for draft in drafts:
-        writer.write(encode_cluster(_fetch(draft, work)))
-    writer.close()
     file = folder / f"{number:05d}.array_record"
-    [written] = temporary.iterdir()
-    os.replace(written, file)
-    temporary.rmdir()
+    with tempfile.TemporaryDirectory(dir=work.path) as temporary:  # what a failed try leaves is no part of the output
+        writer = SplitWriter(Path(temporary), split, shard_records=len(drafts))
+        for draft in drafts:
+            writer.write(encode_cluster(_fetch(draft, work)))
+        writer.close()
+        [written] = Path(temporary).iterdir()
+        os.replace(written, file)
     return [(split, file.name, len(drafts), sha256(file))], Counter({(WRITE, KEPT): len(drafts)})
 
 

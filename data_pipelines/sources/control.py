@@ -29,6 +29,7 @@ ABOUT = About(
 )
 TEXTS = {"edge": "edge map", "depth": "depth map", "mask": "mask", "line": "sketch"}  # the references' texts
 OF = ("image", *extract.KINDS)
+DILATE = 2  # pixels at most, of edges
 BATCH_PIXELS = 8 * 256**2  # in work at once: HED takes about 650 bytes for each
 
 
@@ -46,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--of", type=_parse_of, default=("image",), metavar="image,depth,mask",
         help="edges of what; of several, an item's key decides (default: image)",
     )  # fmt: skip
-    parser.add_argument(
-        "--dilate", type=int, default=2, help="edges grow by 0 to so many pixels at random (default: %(default)s)"
-    )
+    parser.add_argument("--dilate", type=int, help=f"edges grow by 0 to so many pixels at random (default: {DILATE})")
     parser.add_argument(
         "--detail", type=int, default=2,
         help="maps are made at so many times --size and then shrunk; 1 is faster and coarser (default: %(default)s)",
@@ -77,10 +76,12 @@ def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
 def open_maker(arguments: argparse.Namespace) -> Maker:
     """The maker of the chosen condition. Raises SourceError for options that do not go together."""
     condition = arguments.condition
-    if arguments.dilate < 0 or arguments.detail < 1:
-        raise SourceError(f"--dilate={arguments.dilate} --detail={arguments.detail}: must be at least 0 and 1")
-    if condition != "edge" and (arguments.method, arguments.of) != ("hed", ("image",)):
-        raise SourceError(f"--method and --of are for --condition=edge, not {condition}: leave them out")
+    if condition == "edge" and arguments.dilate is None:
+        arguments.dilate = DILATE  # here, so that the manifest tells it
+    if (dilate := arguments.dilate or 0) < 0 or arguments.detail < 1:
+        raise SourceError(f"--dilate={dilate} --detail={arguments.detail}: must be at least 0 and 1")
+    if condition != "edge" and (arguments.method, arguments.of, arguments.dilate) != ("hed", ("image",), None):
+        raise SourceError(f"--method, --of and --dilate are for --condition=edge, not {condition}: leave them out")
     makers = _open_makers(arguments)
     if condition in makers:
         return makers[condition]

@@ -1,6 +1,6 @@
 """Finds held-out pictures that are nearly the same as one of an earlier split, so that they can leave.
 
-A test on such a picture would measure memory; DATA.md's rule: duplicates at 32 px leave the test set (paper, section 5:
+A test on such a picture would measure memory. So duplicates at 32 px leave the test set (paper, section 5:
 evaluation on unseen subjects).
 """
 

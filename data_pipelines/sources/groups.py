@@ -22,7 +22,7 @@ def add_references_argument(parser: argparse.ArgumentParser) -> None:
 
 def choose_references(key: str, others: Sequence[T], most: int, seed: int) -> list[T]:
     """1 to `most` different ones of `others`, which must not hold the target itself; every count is as likely."""
-    rng = np.random.default_rng((seed, zlib.crc32(key.encode())))
+    rng = np.random.default_rng((seed, zlib.crc32(key.encode(errors="surrogatepass"))))
     count = rng.integers(1, min(most, len(others)) + 1)
     return [others[i] for i in rng.choice(len(others), count, replace=False)]
 

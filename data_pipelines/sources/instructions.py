@@ -5,6 +5,7 @@ lines that share a target picture do. So a subject in several pictures wants its
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def _item(line: str, path: Path, number: int) -> Item | Skip:
         references = _in_order(words, f"{path}:{number}")
     except InstructionError as error:
         return Skip(str(error), f"no instruction (`python -m data_pipelines.validate {path}` tells each)")
-    group = words.group or str(words.target)
+    target = Path(os.path.relpath(words.target, path.parent)).as_posix()  # however --input is spelled
+    group = words.group or target
     key = f"{path.name}:{number}"
     return Item(key, words.task, words.target, text=words.text, references=references, group=group, split=words.split)
 

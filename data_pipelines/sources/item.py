@@ -5,6 +5,7 @@ add_arguments(parser) and items(arguments); the common runner (data_pipelines/pr
 and writes. The readers stand in for the rows of the paper's Table 1.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -49,3 +50,8 @@ class Skip:
 
     where: str  # file, file:line or key
     reason: str  # counted in the manifest under these words: 'broken image', 'truncated tar'
+
+
+def told(skipped: Counter) -> str:
+    """'3 broken image, 1 no caption', or 'none skipped'."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()) if count) or "none skipped"

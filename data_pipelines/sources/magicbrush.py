@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def items(arguments: argparse.Namespace) -> Iterator[Item | Skip]:
     """An edit (or, with --masked, masked_edit) item a turn; the turns of one photograph are one group.
 
-    The set's dev files are the validation split; train files alone are dealt by photograph. Raises SourceError for a
-    missing file or column.
+    The set's dev files are the validation split; train or dev files alone are dealt by photograph. Raises SourceError
+    for a missing file or column.
     """
     path = Path(arguments.input)
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))

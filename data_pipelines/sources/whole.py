@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.corpus import SPLITS, CorpusError, tile_size
+from data_pipelines.record_writer import claim
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork beside the progress bar's thread may hang
 LOSSLESS = {"lossless": True, "method": 1, "quality": 20}  # how Pillow writes WebP: the fast end
@@ -38,16 +39,21 @@ def is_complete(output: Path, size: int) -> bool:
 
 
 def write_whole(output: Path, write: Callable[[Path], Counter]) -> Counter:
-    """Let `write` fill a temporary folder beside `output`, then rename it: all or nothing."""
-    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        counts = write(temporary)
+    """Let `write` fill a temporary folder beside `output`, then rename it: all or nothing.
+
+    What a killed run left there is removed first.
+    """
+    temporary = output.with_name(f"{output.name}.tmp")
+    with claim(temporary):
+        try:
+            counts = write(temporary)
+        except BaseException:
+            shutil.rmtree(temporary)
+            raise
+        (temporary / "lock").unlink()
         if output.exists():
             output.rmdir()  # empty: the caller has checked
         os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return counts
 
 

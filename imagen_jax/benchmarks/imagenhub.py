@@ -8,6 +8,7 @@ and dataset_lookup.json and .csv, which raters fill in.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,8 +135,11 @@ def write_others(arguments: argparse.Namespace, requests: Sequence[Shown]) -> No
             if shown and not (folder / name / uid).exists():
                 save_wide([fit_image(read_pixels(picture), SIZE) for picture in shown], folder / name / uid)
     for folder, info in folders.items():
-        workdir.write_json(folder / "dataset_lookup.json", info)
-        workdir.write_text(folder / "dataset_lookup.csv", "\n".join(["uid", *info]) + "\n")
+        lookup = folder / "dataset_lookup.json"
+        before = json.loads(lookup.read_text(encoding="utf-8")) if lookup.exists() else {}  # of other calls
+        info = before | info
+        workdir.write_json(lookup, info)
+        workdir.write_text(lookup.with_suffix(".csv"), "\n".join(["uid", *info]) + "\n")
 
 
 def save_wide(pictures: Sequence[np.ndarray], path: Path) -> None:

@@ -4,7 +4,7 @@
 
 A run is a workdir that was trained to its end: then held-out losses are compared. Where --mode=eval has filled all of
 them, their pictures' scores are too. Differences are against the first run, case by case, each with a 95 % bootstrap
-interval in which subjects are weighed anew: held-out losses are of many examples of a few, which err together.
+interval in which subjects are weighed anew: many examples may show one, and err together.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import numpy as np
 from data_pipelines import commands
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT
 from imagen_jax.evaluation.arms import MODEL
+from imagen_jax.evaluation.intervals import Stratum, interval
 from imagen_jax.evaluation.report import OVERALL, Table, markdown_table, told, trained
 from imagen_jax.workdir import write_text
 
 SAME = ("corpus", "image_size", "seed")  # what makes case i of a suite the same case
 LOSS = "loss"
-DRAWS = 10_000
 DOMAINS = {"in-domain mean": IN_DOMAIN, "zero-shot mean": ZERO_SHOT}
 
 
@@ -42,14 +42,7 @@ class Measured(NamedTuple):
     report: Mapping
     scores: Mapping[str, Mapping[int, Mapping[str, float]]]
     losses: Mapping[str, Mapping[int, Mapping[str, float]]]
-    subjects: Mapping[str, Sequence[str]]  # what each example of a task shows
-
-
-class Stratum(NamedTuple):
-    """Numbers of one suite or task, and whose each is."""
-
-    values: np.ndarray  # [N]; of several runs [runs, N]
-    subjects: Sequence[str]  # [N]
+    subjects: Mapping[str, Mapping[str, Mapping[int, str]]]  # of 'scores' and 'losses', what each case or example shows
 
 
 def read(workdirs: Sequence[Path]) -> list[Measured]:
@@ -68,14 +61,15 @@ def _read(name: str, folder: Path, evaluated: bool) -> Measured:
         raise CompareError(
             f"{folder}/report.json: an older one, it tells no {missing[0]}; run its training again, which only reports"
         )
-    scores: dict[str, dict] = {}
+    scores, subjects = {}, {}
     for line in map(json.loads, lines):
         if line["arm"] == MODEL:
             scores.setdefault(line["suite"], {})[line["case"]] = line["scores"]
+            subjects.setdefault(line["suite"], {})[line["case"]] = line.get("subject", "")  # newer than some reports
     tasks = report.get("losses", report).get("tasks", {})  # super-resolution has none
     losses = {task: {i: {LOSS: x} for i, x in enumerate(found.get("examples", ()))} for task, found in tasks.items()}
-    subjects = {task: found.get("subjects", ()) for task, found in tasks.items()}  # newer than some reports
-    return Measured(name, report, scores, losses, subjects)
+    of_losses = {task: dict(enumerate(found.get("subjects", ()))) for task, found in tasks.items()}
+    return Measured(name, report, scores, losses, {"scores": subjects, "losses": of_losses})
 
 
 def compare(runs: Sequence[Measured]) -> str:
@@ -170,26 +164,9 @@ def _paired(runs: Sequence[Measured], suite: str, measure: str, kind: str) -> St
     """The scores [runs, N] of the cases that every run has."""
     found = [getattr(run, kind)[suite] for run in runs]
     cases = sorted(set.intersection(*({i for i, scores in cases.items() if measure in scores} for cases in found)))
-    told_by = next((run.subjects[suite] for run in runs if run.subjects.get(suite)), ()) if kind == "losses" else ()
-    known = dict(enumerate(told_by))
-    subjects = [known.get(i) or f"{suite} {i}" for i in cases]  # suites show different ones as long as they can
+    known = next((run.subjects[kind][suite] for run in runs if run.subjects[kind].get(suite)), {})
+    subjects = [known.get(i) or f"{suite} {i}" for i in cases]
     return Stratum(np.array([[cases_of_run[i][measure] for i in cases] for cases_of_run in found]), subjects)
-
-
-def interval(strata: Sequence[Stratum], seed: int = 0) -> tuple[float, float, float]:
-    """The mean of the strata's means, and its 95 % interval: (mean, low, high).
-
-    By the Bayesian bootstrap (Rubin, 1981): each draw weighs subjects anew, each with all that every stratum has of it.
-    So a stratum of few subjects is never left out.
-    """
-    names, at = np.unique([name for stratum in strata for name in stratum.subjects], return_inverse=True)
-    sums, counts = np.zeros((2, len(strata), len(names)))
-    parts = np.split(at, np.cumsum([len(stratum.subjects) for stratum in strata])[:-1])
-    for i, (stratum, part) in enumerate(zip(strata, parts, strict=True)):
-        sums[i], counts[i] = (np.bincount(part, each, len(names)) for each in (stratum.values, None))
-    weights = np.random.default_rng(seed).exponential(size=(DRAWS, len(names)))
-    low, high = np.percentile((weights @ sums.T / (weights @ counts.T)).mean(1), (2.5, 97.5))
-    return float(np.mean(sums.sum(1) / counts.sum(1))), float(low), float(high)
 
 
 def _told_interval(strata: Sequence[Stratum], form: str) -> str:

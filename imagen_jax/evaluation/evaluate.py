@@ -22,7 +22,7 @@ from data_pipelines.instruction import Layout, layout_of
 from data_pipelines.loader import make_loader
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT, Case, Suites, open_suites
 from data_pipelines.text import load_tokenizer
-from imagen_jax import cascade, partition, runs
+from imagen_jax import cascade, partition, release, runs
 from imagen_jax.evaluation import arms, curves, page, report, training_report
 from imagen_jax.evaluation.arms import Pictures
 from imagen_jax.evaluation.judges import Judges, open_judges
@@ -30,6 +30,7 @@ from imagen_jax.evaluation.measure_networks import open_networks
 from imagen_jax.evaluation.measures import left_out, scores_of, set_scores_of
 from imagen_jax.evaluation.overall import OVERALL, overall
 from imagen_jax.evaluation.report import Drawn
+from imagen_jax.metrics import METRICS
 from imagen_jax.pipeline import MAX_SEED
 from imagen_jax.runs import Run
 from imagen_jax.workdir import write_bytes, write_json, write_text
@@ -77,7 +78,7 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     }
     drawn = [measure(suite, cases, by_arm, judges) for suite, (cases, by_arm) in pictures.items()]
     return _write(
-        report.build(facts, drawn), drawn, curves.read_curves(Path(source) / "metrics.jsonl"), workdir / FOLDER
+        report.build(facts, drawn), drawn, curves.read_curves(release.locate(source) / METRICS), workdir / FOLDER
     )
 
 

@@ -1,6 +1,6 @@
 """The judge of subjects: an embedding in which two designs of one subject lie near each other, for new subjects too.
 
-It stands in for CLIP-I and DINO of the subject-driven papers (their section on metrics; here DATA.md, D): no weights of
+It stands in for CLIP-I and DINO of the subject-driven papers (their section on metrics): no weights of
 those can be had. Learned from training roots, it is measured on test roots, by the search in which it is used.
 """
 

@@ -18,7 +18,6 @@ from imagen_jax.evaluation.judges import Judges
 from imagen_jax.evaluation.measure_pictures import depth_error, edge_f1, line_f1, mask_iou, psnr, ssim
 from imagen_jax.evaluation.measure_sets import frechet, kid
 
-RESAMPLES = 2000
 SHOWN = 32  # of 255: a depth map is brighter wherever it shows more than half of a pixel
 _MARKER = re.compile(r"\[ref#\d+\]\s*")
 
@@ -173,17 +172,3 @@ def set_scores_of(pictures: np.ndarray, targets: np.ndarray, judges: Judges) -> 
         return {}
     features = embed(pictures), embed(targets)
     return {f"efficientnet_{name}": distance(*features) for name, distance in SET_MEASURES.items()}
-
-
-def bootstrap(scores: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """(mean, low, high): the mean over pictures and its 95 % percentile bootstrap interval; nans are left out.
-
-    All three are nan where no score is left.
-    """
-    scores = np.asarray(scores, np.float64)
-    scores = scores[~np.isnan(scores)]
-    if not len(scores):
-        return (float("nan"),) * 3
-    draws = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
-    low, high = np.percentile(scores[draws].mean(1), [2.5, 97.5])
-    return float(scores.mean()), float(low), float(high)

@@ -17,7 +17,7 @@ from data_pipelines.page import fill_page
 from imagen_jax import grid
 from imagen_jax.evaluation import curves, report
 from imagen_jax.evaluation.arms import COPY, MODEL, REAL
-from imagen_jax.evaluation.report import OVERALL, Drawn, Table
+from imagen_jax.evaluation.report import BEST_AND_WORST, OVERALL, Drawn, Table
 
 FIRST, EXTREME = 6, 3  # cases shown: the first ones, and as many of the best and of the worst
 
@@ -99,7 +99,7 @@ def save_grids(drawn: Sequence[Drawn], folder: Path) -> None:
     """SUITE.png, its first cases, and SUITE_best_and_worst.png."""
     for each in drawn:
         chosen = choose(each)
-        pages = {"": chosen["not selected"], "_best_and_worst": [*chosen["best"], *chosen["worst"]]}
+        pages = {"": chosen["not selected"], BEST_AND_WORST: [*chosen["best"], *chosen["worst"]]}
         for name, cases in pages.items():
             if cases:
                 picture = grid.draw([_row(each, i) for i in cases], f"{each.suite}{name.replace('_', ' ')}")

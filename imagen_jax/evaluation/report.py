@@ -12,9 +12,11 @@ import numpy as np
 from data_pipelines.suites import ZERO_SHOT, Case
 from imagen_jax.evaluation import targets
 from imagen_jax.evaluation.arms import COPY, MODEL, REAL, SHUFFLED, TEXT_ONLY, Pictures
-from imagen_jax.evaluation.measures import MEASURES, bootstrap
+from imagen_jax.evaluation.intervals import Stratum, interval
+from imagen_jax.evaluation.measures import MEASURES
 from imagen_jax.evaluation.overall import OVERALL, TEXT
 
+BEST_AND_WORST = "_best_and_worst"  # ends the names of such grids
 COLUMNS = {REAL: "real", MODEL: "model [95 %]", SHUFFLED: "shuffled", TEXT_ONLY: "text only", COPY: "copy"}
 
 
@@ -47,7 +49,8 @@ def build(facts: dict, drawn: Sequence[Drawn]) -> dict:
 def _suite(drawn: Drawn, seed: int) -> dict:
     found = {}
     for name in drawn.scores[MODEL]:
-        arms = {arm: _mean(scores[name], seed) for arm, scores in drawn.scores.items() if name in scores}
+        shown = list(map(subject_of, drawn.cases))
+        arms = {arm: _mean(scores[name], shown, seed) for arm, scores in drawn.scores.items() if name in scores}
         if arms[MODEL]:
             found[name] = {arm: mean for arm, mean in arms.items() if mean}
     return {
@@ -58,22 +61,28 @@ def _suite(drawn: Drawn, seed: int) -> dict:
     }
 
 
-def _mean(scores: np.ndarray, seed: int) -> dict:
+def subject_of(case: Case) -> str:
+    """The root subjects that a case shows, or the case itself where it shows none that is known."""
+    return " and ".join(case.wanted.roots) or f"{case.suite} {case.index}"
+
+
+def _mean(scores: np.ndarray, subjects: Sequence[str], seed: int) -> dict:
     """{} where the measure applies to no picture."""
-    known = scores[np.isfinite(scores)]
-    if not len(known):
+    known = np.isfinite(scores)
+    if not known.any():
         return {}
-    mean, low, high = bootstrap(known, seed)
-    return {"mean": float(mean), "low": float(low), "high": float(high), "count": len(known)}
+    of_known = [subject for subject, is_known in zip(subjects, known, strict=True) if is_known]
+    mean, low, high = interval([Stratum(scores[known], of_known)], seed)
+    return {"mean": mean, "low": low, "high": high, "count": len(of_known)}
 
 
 def score_lines(drawn: Drawn) -> Iterator[dict]:
-    """A line for each picture: suite, case, arm, instruction, and the scores that apply."""
+    """A line for each picture: suite, case, subject, arm, instruction, and the scores that apply."""
     for arm, scores in drawn.scores.items():
         for i, case in enumerate(drawn.cases):
             known = {name: round(float(values[i]), 6) for name, values in scores.items() if np.isfinite(values[i])}
-            text = case.example.instruction.text
-            yield {"suite": drawn.suite, "case": case.index, "arm": arm, "text": text, "scores": known}
+            whose = {"suite": drawn.suite, "case": case.index, "subject": subject_of(case), "arm": arm}
+            yield whose | {"text": case.example.instruction.text, "scores": known}
 
 
 def tables(report: Mapping) -> list[Table]:
@@ -126,7 +135,7 @@ def suites_table(report: Mapping) -> Table:
         for suite, found in report["suites"].items()
         for i, (measure, arms) in enumerate(found["measures"].items())
     ]
-    note = "Means over the cases; in brackets the 95 % bootstrap interval. ↑ higher is better, ↓ lower."
+    note = "Means over the cases; in brackets the 95 % interval over their subjects. ↑ higher is better, ↓ lower."
     return Table("Suites", note, ("suite", "cases", "measure", *COLUMNS.values()), rows, names=3)
 
 
@@ -213,9 +222,18 @@ def _shown(value: float | None) -> str:
 
 
 def markdown(report: Mapping) -> str:
-    """The whole report."""
+    """The whole report; its pictures are the grids that evaluation.page saves beside it."""
     lines = [f"# {title(report)}", "", *(f"* {name}: {_code(name, value)}" for name, value in facts(report).items())]
-    return "\n".join([*lines, *(line for table in tables(report) for line in markdown_table(table))]) + "\n"
+    lines += [line for table in tables(report) for line in markdown_table(table)]
+    lines += [
+        "",
+        "## Pictures",
+        "",
+        "Of each suite its first cases, not selected, then its three best and three worst.",
+    ]
+    for suite in report["suites"]:
+        lines += [line for kind in ("", BEST_AND_WORST) for line in ("", f"![{suite}](grids/{suite}{kind}.png)")]
+    return "\n".join(lines) + "\n"
 
 
 def title(report: Mapping) -> str:

@@ -5,11 +5,13 @@ every example is given the references of another one; the ratio of the two losse
 """
 
 import functools
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from data_pipelines.instruction import to_json
 from imagen_jax import cascade, diffusion, grid, hosts, samplers
@@ -120,14 +122,16 @@ def _row(run: Run, example, picture: np.ndarray) -> grid.Row:
 def write_instructions(loader, folder: Path) -> list[Path]:
     """One held-out instruction a task as files for --mode=sample: TASK.json with its pictures beside it.
 
-    What is there stays: it may have been changed to be drawn again.
+    What is there stays, and that is told where it says something else: it may have been changed to be drawn again.
     """
     paths = [folder / f"{task}.json" for task in loader.tasks]
     for index, (task, path) in enumerate(zip(loader.tasks, paths, strict=True)):
-        if path.exists():
-            continue
         instruction = loader.example(index, task).instruction
         names = [f"{task}_{i + 1}.png" for i in range(len(instruction.references))]
+        if path.exists():
+            if json.loads(path.read_text(encoding="utf-8")) != to_json(instruction, names):
+                logging.info("%s stays as it is, and is not what was drawn here: delete it to get that", path)
+            continue
         for name, reference in zip(names, instruction.references, strict=True):
             grid.save_png(reference.image, folder / name)
         write_json(path, to_json(instruction, names))

@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """The one place that picks the attention kernel: q [B, Q, N, d], k, v [B, S, N, d], mask [B, S] -> like q."""
+    """The UNet's attention kernel: q [B, Q, N, d], k, v [B, S, N, d], mask [B, S] -> like q."""
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
 
 
@@ -40,9 +40,10 @@ def attend_in_place(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -
         return x[:, 1:].reshape(x.shape[0], -1, *q.shape[1:])  # [B, K, Q, N, d]
 
     q = q * q.shape[-1] ** -0.5
-    null = (q * k[:, :1]).sum(-1)
-    others = jnp.where(mask[..., None, None], (q[:, None] * by_reference(k)).sum(-1), -jnp.inf)
-    logits = jnp.concatenate([null[:, None], others], axis=1).astype(jnp.float32)  # [B, 1 + K, Q, N]
+    null = (q * k[:, :1]).sum(-1, dtype=jnp.float32)
+    others = (q[:, None] * by_reference(k)).sum(-1, dtype=jnp.float32)
+    others = jnp.where(mask[..., None, None], others, -jnp.inf)
+    logits = jnp.concatenate([null[:, None], others], axis=1)  # [B, 1 + K, Q, N]
     weights = jax.nn.softmax(logits, axis=1).astype(q.dtype)[..., None]
     return weights[:, 0] * v[:, :1] + (weights[:, 1:] * by_reference(v)).sum(1)
 

@@ -15,7 +15,8 @@ from imagen_jax.nn.layers import ResidualBlock, group_count
 from imagen_jax.partition import split_batch
 from imagen_jax.schedules import choose
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")  # float16 overflows in T5
+UPSAMPLES, REMATS = ("nearest", "shuffle"), ("none", "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,8 @@ class UNetConfig:
                 f"model.channels={self.channels}: {odd[0]} does not divide into the groups of the normalisation; use "
                 "multiples of 4 up to 64, of 16 below 128, then of 32"
             )
-        if self.dtype not in DTYPES:
-            raise ValueError(f"model.dtype '{self.dtype}' is unknown: use one of {', '.join(DTYPES)}")
+        for key, known in (("dtype", DTYPES), ("upsample", UPSAMPLES), ("remat", REMATS)):
+            choose(f"model.{key}", getattr(self, key), dict.fromkeys(known))
 
 
 def _normalisable(width: int) -> bool:
@@ -149,7 +150,7 @@ def make_row(config: UNetConfig, level: int) -> list[Block] | ScannedBlocks:
 
 
 def _make_block(config: UNetConfig, level: int) -> Block:
-    kind = choose("model.remat", config.remat, {"none": Block, "block": nn.remat(Block, prevent_cse=not config.scan)})
+    kind = nn.remat(Block, prevent_cse=not config.scan) if config.remat == "block" else Block
     reads = config.text_levels, config.context_levels, config.context_in_place, config.self_levels
     reads = (level in levels for levels in reads)
     return kind(config.channels[level - 1], *reads, config)

@@ -22,7 +22,6 @@ from imagen_jax.nn.attention import AttentionPool, Tokens, sine_code
 from imagen_jax.nn.blocks import UNetConfig, keys_values, make_row, part_of, run_row
 from imagen_jax.nn.layers import GroupNorm, conv3x3, depth_to_space, logsnr_embedding, upsample
 from imagen_jax.nn.products import Dense
-from imagen_jax.schedules import choose
 from imagen_jax.types import Cond
 
 # What comes up from a lower level enters at a fifth of its size. It carries the text and grows fast in the first steps;
@@ -44,7 +43,7 @@ class UNet(nn.Module):
         self.down = [make_row(c, level) for level in levels]
         self.up = [make_row(c, level) for level in reversed(levels)]
         finer = c.channels[-2::-1]
-        if choose("model.upsample", c.upsample, {"nearest": False, "shuffle": True}):
+        if c.upsample == "shuffle":
             self.shuffle = [conv3x3(4 * width, c.dtype) for width in finer]
         else:
             self.upsample = [conv3x3(width, c.dtype) for width in finer]

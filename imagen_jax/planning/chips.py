@@ -20,7 +20,6 @@ class Chip:
     """One accelerator; `devices` is the number of JAX devices that it shows as, which share what it has."""
 
     flops: float  # bfloat16, a second
-    hbm: float  # GiB
     usable: float  # GiB a device that XLA can give to a program
     hbm_bandwidth: float  # bytes a second
     link_bandwidth: float  # bytes a second that one chip can receive from the others
@@ -31,11 +30,11 @@ class Chip:
 # A v5e program may use 15.75 GiB and a v6e one 31.25, as XLA's own errors say; elsewhere a quarter GiB is left to it. A
 # link's published rate counts both directions, and half of it is what a chip receives.
 CHIPS = {
-    "v4": Chip(275e12, 32, 15.75, 1228e9, 150e9, devices=2, axes=3),  # 2,400 Gbit/s of links
-    "v5e": Chip(197e12, 16, 15.75, 819e9, 100e9, axes=2),  # 1,600 Gbit/s
-    "v5p": Chip(459e12, 95, 94.75, 2765e9, 300e9, axes=3),  # 4,800 Gbit/s
-    "v6e": Chip(918e12, 32, 31.25, 1640e9, 224e9, axes=2),  # 3,584 Gbit/s
-    "h200": Chip(989e12, 141e9 / GIB, 138.0, 4800e9, 450e9),  # 2 GiB left to cuDNN and CUDA; NVLink 900 GB/s
+    "v4": Chip(275e12, 15.75, 1228e9, 150e9, devices=2, axes=3),  # 2,400 Gbit/s of links
+    "v5e": Chip(197e12, 15.75, 819e9, 100e9, axes=2),  # 1,600 Gbit/s
+    "v5p": Chip(459e12, 94.75, 2765e9, 300e9, axes=3),  # 4,800 Gbit/s
+    "v6e": Chip(918e12, 31.25, 1640e9, 224e9, axes=2),  # 3,584 Gbit/s
+    "h200": Chip(989e12, 138.0, 4800e9, 450e9),  # 2 GiB left to cuDNN and CUDA; NVLink 900 GB/s
 }
 
 

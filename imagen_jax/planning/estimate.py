@@ -18,6 +18,7 @@ from imagen_jax.planning.chips import GIB, Chip, PlanError, Target
 from imagen_jax.planning.flops import flops
 from imagen_jax.planning.liveness import measure
 from imagen_jax.planning.programs import Program
+from imagen_jax.train_check import check_batch
 
 # The compiler's temporaries over those of a program that is fused and scheduled as well as can be: tile padding,
 # gathered weights ahead of their use, gradients before they are scattered. Fitted to two programs compiled for v5e.
@@ -34,11 +35,7 @@ def estimate_training(config: ConfigDict, target: Target) -> dict:
     """One step of training: the memory of a device, the work of all, the time, and what the whole run costs."""
     mesh = abstract_mesh(config, target)
     ways, size = partition.batch_ways(mesh), config.train.batch_size
-    if size % (ways * config.train.accumulate):
-        raise PlanError(
-            f"config.train.batch_size={size} does not divide over data*fsdp = {ways} devices in "
-            f"config.train.accumulate={config.train.accumulate} parts; choose a multiple of {ways}"
-        )
+    check_batch(config.train, ways)
     one = config.copy_and_resolve_references()
     one.train.batch_size = size // ways
     program = programs.train_program(one, mesh)

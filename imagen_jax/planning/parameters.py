@@ -2,10 +2,12 @@
 
 import re
 from collections import Counter
+from dataclasses import MISSING, fields
 
 import jax
 from ml_collections import ConfigDict
 
+from imagen_jax.nn.blocks import UNetConfig
 from imagen_jax.planning.programs import parameters
 
 
@@ -21,7 +23,8 @@ def count_parameters(config: ConfigDict) -> dict[str, int]:
         counts = {"base": 0, "context": 0, "total": 0, "super_res": total}
     else:
         second = config.copy_and_resolve_references()
-        second.model.update(config.plan.super_res)
+        own = {f.name: f.default for f in fields(UNetConfig) if f.default is not MISSING}  # none of the base's
+        second.model.update(own | config.plan.super_res.to_dict())
         counts["super_res"] = sum(size for name, size in leaf_sizes(second).items() if name.startswith("unet/"))
     return counts | {"text_encoder": sum(sizes.values()) - total}
 

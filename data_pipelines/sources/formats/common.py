@@ -95,7 +95,7 @@ def make_captioned(
     if str(fields.get("status")).startswith("failed_to_"):  # img2dataset keeps a row for what it could not download
         return Skip(f"{where}: {key}", "not downloaded")
     if isinstance(caption, (list, tuple)):
-        caption = caption[zlib.crc32(key.encode()) % len(caption)] if caption else ""
+        caption = caption[zlib.crc32(key.encode(errors="surrogatepass")) % len(caption)] if caption else ""
     caption = _utf8(" ".join(caption.split())) if isinstance(caption, str) else ""
     if not caption:
         return Skip(f"{where}: {key}", "no caption")
@@ -112,7 +112,7 @@ def group_of(image: Pixels, path: str = "", url: str = "") -> str:
         return url or path
     if isinstance(image, os.PathLike):
         file = Path(image)
-        image = file.read_bytes() if file.is_file() else file.name.encode()  # a missing one is skipped later
+        image = file.read_bytes() if file.is_file() else os.fsencode(file.name)  # a missing one is skipped later
     return hashlib.blake2b(image, digest_size=16).hexdigest()
 
 
@@ -138,9 +138,12 @@ def without_suffix(name: str) -> str:
 
 
 def own_splits(names: Sequence[str]) -> list[str]:
-    """The split that each name tells; none where all say 'train', for then the set has nothing to test on."""
+    """The split that each name tells; none where all say 'train', or all 'validation': such a set is dealt.
+
+    It has nothing to test on, or nothing to train on. What has only 'test' stays held out.
+    """
     splits = [split_of(name) for name in names]
-    return [""] * len(splits) if set(splits) == {"train"} else splits
+    return [""] * len(splits) if set(splits) in ({"train"}, {"validation"}) else splits
 
 
 def tfds_name(spec: str) -> str:

@@ -53,7 +53,7 @@ def _as_source_error():
 
 
 def _captioned(picture: corpus.Picture, tile: np.ndarray, source: Mapping) -> Captioned:
-    """The URL names the house and the root: variants of one subject by one house are one design (DATA.md A)."""
+    """The URL names the house and the root: variants of one subject by one house are one design."""
     drawing = Image.fromarray(tile)
     image = np.asarray(Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB"))
     meta = {name: getattr(picture, name) for name in ("subject", "root", "style", "group", "subgroup")}

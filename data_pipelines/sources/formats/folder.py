@@ -23,7 +23,7 @@ from data_pipelines.sources.formats.common import (
 )
 from data_pipelines.sources.item import Skip, SourceError
 
-ROWS_PER_PART = 1000
+ROWS_PER_PART, MOST_PARTS = 1000, 64  # of a caption file: each part reads it anew up to its own rows
 _CAPTION_FILES = ("captions.jsonl", "metadata.jsonl", "*.csv")
 
 
@@ -53,9 +53,10 @@ def _file_parts(file: Path, name: str, split: str, columns: Columns) -> list[Par
         raise SourceError(f"{file}: holds no caption: write one object or row a picture, or delete it")
     columns = resolve(columns, list(first), str(file))
     rows = sum(1 for _ in _rows(file))
+    step = max(ROWS_PER_PART, -(-rows // MOST_PARTS))
     return [
-        Part("folder", str(file), name, columns, start, min(start + ROWS_PER_PART, rows), split=split)
-        for start in range(0, rows, ROWS_PER_PART)
+        Part("folder", str(file), name, columns, start, min(start + step, rows), split=split)
+        for start in range(0, rows, step)
     ]
 
 
