@@ -211,7 +211,7 @@ def keep(create: list[str], look: list[str], ask: list[str], delete: list[str]) 
         elif state == "ACTIVE" and (code := answer(ask)):
             call(delete)
             if code != "0":
-                why = "see log.txt in its workdir, or none is mounted, or not writable"
+                why = "see log.txt in its workdir; without one, the storage is not mounted or not writable"
                 raise LaunchError(f"ended with exit code {code}: {why}")
             return
         time.sleep(POLL)

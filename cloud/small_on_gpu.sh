@@ -19,11 +19,11 @@ run() { # run FILE COMMAND...: unless FILE tells that it is finished; stopped so
     local finished=$1 left=$((DEADLINE - SECONDS)) code=0
     shift
     [ -e "$finished" ] && return
-    if [ "$left" -gt 20 ]; then
+    if [ "$left" -gt 60 ]; then
         echo "== $*"
-        timeout --preserve-status --signal=TERM --kill-after=15 "$((left - 15))" "$@" || code=$?
+        timeout --preserve-status --signal=TERM --kill-after=40 "$((left - 45))" "$@" || code=$?
         [ "$code" -eq 0 ] && return
-        [ "$code" -ne 75 ] && [ "$code" -ne 143 ] && exit "$code"
+        [ "$code" -ne 75 ] && [ "$code" -ne 137 ] && [ "$code" -ne 143 ] && exit "$code"
     fi
     echo "time is up: call $0 again"
     exit 75

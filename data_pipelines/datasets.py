@@ -159,8 +159,8 @@ def open_datasets(
         elif not (root / name / split).is_dir():
             missing[name] = f"{name}: has no split '{split}' in {root / name}"
         elif not len(reader := _open_split(root / name, split)):
-            empty = f"split '{split}' in {root / name} is empty"
-            missing[name] = f"{name}: {empty}: prepare it anew with larger shares, such as --splits=0.8,0.1,0.1"
+            mend = "prepare it anew with larger shares, such as --splits=0.8,0.1,0.1, or more groups"
+            missing[name] = f"{name}: split '{split}' in {root / name} is empty: {mend}"
         else:
             readers[name] = reader
     mixture = _without(mixture, missing, split, root, allow_missing)

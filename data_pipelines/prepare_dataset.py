@@ -253,5 +253,5 @@ def _print_counts(tally: Tally, output: Path) -> None:
     print(f"read {tally.read:,}; left out: {told(tally.skipped)}; captions shortened {shortened:,}")
     print(f"wrote {sum(tally.written.values()):,} examples to {output}")
     if empty := [split for split in SPLITS if split not in {where for where, _ in tally.written}]:
-        mend = "where the set has no splits of its own, give larger shares, such as --splits=0.8,0.1,0.1"
+        mend = "where no split is named, give larger shares, such as --splits=0.8,0.1,0.1, or more groups"
         print(f"nothing is in {' and '.join(empty)}: {mend}")

@@ -1,4 +1,4 @@
-"""The paper's comparisons (Tables 3 and 4): stage 2 with one thing left out, for as many steps of stage 2.
+"""The paper's comparisons (Tables 3 and 4): stage 2 with one thing left out, every arm for as many steps.
 
     python -m imagen_jax.main --config=experiments/ablation.py:ARM[,laptop|small|paper]
 

@@ -22,7 +22,7 @@ BASE = {
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
     ),
     "laptop": dict(
-        image_size=32, channels=(64, 160), blocks=(2, 3), text_levels=(2,), context_levels=(1, 2),
+        image_size=32, channels=(64, 160), blocks=(3, 3), self_levels=(2,), text_levels=(2,), context_levels=(1, 2),
         context_in_place=(1,), heads=4, head_dim=32, cond_channels=160, context_positions=True, context_pool=True,
         upsample="shuffle",
     ),
@@ -66,7 +66,7 @@ DRAWINGS = dict(
 # What follows from the machine that a size is for; everything else is the paper's.
 SCALE = {
     "tiny": dict(  # two CPU cores and the bundled pictures
-        optim=dict(name="muon", learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),  # README.md has what it gave
+        optim=dict(name="muon", learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),  # docs/training.md
         train=dict(batch_size=32, log_every=20),
         sample=dict(guidance_weight=2.0, **DRAWINGS),
     ),

@@ -7,7 +7,7 @@
 
 It takes over the weights of runs/stage2. Table 2 compares two other starts, before and after instruction tuning
 without edits: `--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`, and `runs/ablation_no_edit` (for
-`:paper` runs/stage2_paper, which has none). What came out at the bare size stands in README.md.
+`:paper` runs/stage2_paper, which has none). What came out at the bare size stands in docs/comparisons.md.
 """
 
 from experiments import common

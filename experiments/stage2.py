@@ -6,7 +6,7 @@
     python -m imagen_jax.main --config=experiments/stage2.py:paper      the paper: 128 px, 2.76B, 64 TPU v4
 
 Bare, it starts from runs/stage1 when that is there, else from scratch with a small T5 trained along. What it takes on
-two cores and what you should see stands in README.md. `:small` and `:paper`: not measured.
+two cores and what you should see stands in docs/training.md. `:small` and `:paper`: not measured.
 """
 
 from experiments import common

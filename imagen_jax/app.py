@@ -95,10 +95,11 @@ def _reference(number: int) -> Iterator[gr.components.Component]:
 
 def _example(path: Path, slots: int) -> list:
     """The row of an instruction file: the text, then picture and text of each slot."""
+    load_instruction(path)  # which says what is wrong with a file that was changed
     fields, row = json.loads(path.read_text(encoding="utf-8")), [None, ""] * slots
     for each in fields.get("references", []):
-        slot = 2 * (int(MARKER.fullmatch(each["marker"])[1]) - 1)
-        row[slot : slot + 2] = str(path.parent / each["image"]), each["text"]
+        if (number := int(MARKER.fullmatch(each["marker"])[1])) <= slots:
+            row[2 * number - 2 : 2 * number] = str(path.parent / each["image"]), each["text"]
     return [fields["text"], *row]
 
 

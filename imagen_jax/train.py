@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: Path, loader, held_out, command: str = ""
 
 def _train(config: ConfigDict, workdir: Path, loader, held_out, command: str) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
-    logging.info("on %d x %s", mesh.size, mesh.devices.flat[0].device_kind)
+    logging.info("training on %d x %s", mesh.size, mesh.devices.flat[0].device_kind)
     check_batch(config.train, partition.batch_ways(mesh))
     frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
     tx = make_optimizer(config.optim, config.train.steps)
@@ -71,8 +71,8 @@ def _train(config: ConfigDict, workdir: Path, loader, held_out, command: str) ->
     trainer = Trainer(config, workdir, mesh, model, tx, frozen, loader, held_out, checkpointer, command)
     try:
         state, window = start(trainer)
-        if _is_reported(trainer, int(state.step)):
-            return json.loads((workdir / "report.json").read_text(encoding="utf-8"))
+        if (report := _finished(trainer, int(state.step))) is not None:
+            return report
         write_json(workdir / "config.json", config_json(config))
         with StopSignals() as signals:
             state = loop(trainer, state, window, signals)
@@ -104,15 +104,19 @@ def start(trainer: Trainer) -> tuple[TrainState, metrics.Accumulator]:
     return state, metrics.Accumulator(extra.get("window"))  # absent where checkpoints were at log lines only
 
 
-def _is_reported(trainer: Trainer, step: int) -> bool:
-    """Whether the run has no step left and its report: both then stay as they are, whatever this config says."""
+def _finished(trainer: Trainer, step: int) -> dict | None:
+    """The report of a run that has no step left: it then stays as it is, whatever this config says. None otherwise.
+
+    Of several processes the first one alone reads it; the others get {}.
+    """
     file, steps = trainer.workdir / "report.json", trainer.config.train.steps
-    done = step >= steps and file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("step") == step
-    if not hosts.agreed(done):
-        return False
-    mend = "raise --config.train.steps, or choose another --workdir"
-    logging.info("%s: trained to step %d of %d already, so nothing is trained; %s", trainer.workdir, step, steps, mend)
-    return True
+    report = json.loads(file.read_text(encoding="utf-8")) if hosts.is_first() and file.is_file() else {}
+    if not hosts.agreed(step >= steps and report.get("step") == step):
+        return None
+    mend = "raise it, choose another --workdir, or delete its report.json to have that anew"
+    told = "%s: trained for %d steps already (config.train.steps=%d), so nothing is trained; %s"
+    logging.info(told, trainer.workdir, step, steps, mend)
+    return report
 
 
 def _check_position(trainer: Trainer, step: int, next_example: int) -> None:

@@ -94,19 +94,18 @@ def _check_crops(side: int, model: ConfigDict) -> None:
 
 def _check_texts(config: ConfigDict) -> None:
     encoder = config.text_encoder
+    if encoder.precomputed and not (encoder.frozen and encoder.weights and config.data.loader == "records"):
+        raise TrainError(
+            "config.text_encoder.precomputed=True needs data.loader='records', text_encoder.frozen=True, and "
+            "text_encoder.weights: training does not read them, sampling encodes new words with them"
+        )
     runs.check_frozen(config)
     if encoder.weights and not encoder.frozen:
         raise TrainError(
             f"config.text_encoder.weights={encoder.weights} is for a frozen encoder: set "
             "config.text_encoder.frozen=True, or take over a run's encoder, to be trained on, by config.init_from"
         )
-    if encoder.precomputed:
-        if not (encoder.frozen and encoder.weights and config.data.loader == "records"):
-            raise TrainError(
-                "config.text_encoder.precomputed=True needs data.loader='records', text_encoder.frozen=True, and "
-                "text_encoder.weights: training does not read them, sampling encodes new words with them"
-            )
-    elif (tokens := load_tokenizer(config.data.tokenizer).size) > encoder.vocab_size:
+    if not encoder.precomputed and (tokens := load_tokenizer(config.data.tokenizer).size) > encoder.vocab_size:
         raise TrainError(
             f"config.text_encoder.vocab_size={encoder.vocab_size}: the tokenizer has {tokens} ids, and those beyond "
             "would be NaN; set it to that, or name the encoder's own with --config.data.tokenizer="

@@ -144,7 +144,7 @@ def test_a_slice_that_is_taken_away_is_asked_for_again_until_training_is_over(
     created, taken = ["describe", "create"], ["describe", "delete", "create"]
     assert calls == [*created, "describe", "describe", "ssh", "describe", *taken, *["describe", "ssh"] * 2, "delete"]
     told = capsys.readouterr().err
-    assert ("exit code 2: see log.txt in its workdir, or none" in told) == (exit_code == 2)
+    assert ("exit code 2: see log.txt in its workdir; without one," in told) == (exit_code == 2)
     assert "UNAVAILABLE" in told and "NOT_FOUND" not in told
     (tmp_path / "states").write_text("UNAVAILABLE\n")
     assert launch.main(["tpu", *WHERE["tpu"], "--config=experiments/stage2.py"]) == 2, "the first look must not fail"

@@ -109,7 +109,7 @@ def test_a_finished_run_run_again_trains_nothing(stage2, run):
     told = run(
         "--config=experiments/stage2.py", f"--workdir={stage2}", "--config.train.steps=40", *SMALL, "--config.seed=1"
     )
-    assert "trained to step 40 of 40 already, so nothing is trained" in told
+    assert "trained for 40 steps already (config.train.steps=40), so nothing is trained" in told
     assert [file.read_text() for file in files] == before
 
 

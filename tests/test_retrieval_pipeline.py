@@ -152,8 +152,8 @@ def test_a_work_folder_that_holds_or_would_take_something_else_is_refused(data, 
     (mine / "thesis.txt").write_text("years of work")
     for given, words in (
         ([f"--work={mine}"], "mine: holds something else (thesis.txt): give a new or empty folder as --work"),
-        ([f"--work={tmp_path}"], f"lies in --work={tmp_path}, which is deleted at the end"),
-        ([f"--work={output}"], f"lies in --work={output}, which is deleted at the end"),
+        ([f"--work={tmp_path}"], f"--work={tmp_path} and --output={output}: one lies in the other: move either"),
+        ([f"--work={output / 'work'}"], f"/work and --output={output}: one lies in the other: move either"),
     ):
         assert main([*arguments(data, output), *given]) == 2
         assert words in capsys.readouterr().err

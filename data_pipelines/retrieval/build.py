@@ -42,8 +42,9 @@ def run(settings: Settings, flags: Sequence[str], keep_work: bool) -> None:
     pipeline.check_flags(flags)
     if settings.output.exists():
         raise BuildError(f"{settings.output}: exists already: delete it, or choose another --output")
-    if settings.output.resolve().is_relative_to(settings.work.resolve()):
-        raise BuildError(f"{settings.output}: lies in --work={settings.work}, which is deleted at the end: move either")
+    work, output = settings.work.resolve(), settings.output.resolve()
+    if output.is_relative_to(work) or work.is_relative_to(output):  # --work is deleted at the end, and becomes --output
+        raise BuildError(f"--work={settings.work} and --output={settings.output}: one lies in the other: move either")
     parts = list_parts(settings.input, image_column=settings.image_column, caption_column=settings.caption_column)
     check_fields(settings, _fields(parts))
     embedders, description = _open_embedders(settings)

@@ -13,7 +13,7 @@ from data_pipelines.instruction import InstructionError, Line, read_words
 from data_pipelines.sources.item import About, Item, Skip, SourceError
 
 HELP = "instructions of your own, lines of training JSONL"
-ABOUT = About("instructions of your own", "yours to state", "none known", "none known")
+ABOUT = About("instructions of your own", "yours to state", "yours", "yours")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def _item(line: str, path: Path, number: int) -> Item | Skip:
         words = read_words(line, path, number)
         references = _in_order(words, f"{path}:{number}")
     except InstructionError as error:
-        return Skip(str(error), f"no instruction (`python -m data_pipelines.validate {path}` tells each)")
+        return Skip(str(error), "no instruction (--strict names the first)")
     target = Path(os.path.relpath(words.target, path.parent)).as_posix()  # however --input is spelled
     group = words.group or target
     key = f"{path.name}:{number}"

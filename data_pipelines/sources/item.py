@@ -53,5 +53,5 @@ class Skip:
 
 
 def told(skipped: Counter) -> str:
-    """'3 broken image, 1 no caption', or 'none skipped'."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()) if count) or "none skipped"
+    """'3 broken image, 1 no caption', or 'none'."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()) if count) or "none"

@@ -59,13 +59,14 @@ def _read(name: str, folder: Path, evaluated: bool) -> Measured:
         raise CompareError(f"{error.filename}: missing; train the run to its end, and evaluate all or none") from None
     if missing := [key for key in SAME if key not in report]:
         raise CompareError(
-            f"{folder}/report.json: an older one, it tells no {missing[0]}; run its training again, which only reports"
+            f"{folder}/report.json: it tells no {missing[0]}: delete it and run its training again, which only reports"
         )
     scores, subjects = {}, {}
     for line in map(json.loads, lines):
         if line["arm"] == MODEL:
             scores.setdefault(line["suite"], {})[line["case"]] = line["scores"]
-            subjects.setdefault(line["suite"], {})[line["case"]] = line.get("subject", "")  # newer than some reports
+            if "subject" in line:  # newer than some reports
+                subjects.setdefault(line["suite"], {})[line["case"]] = line["subject"]
     tasks = report.get("losses", report).get("tasks", {})  # super-resolution has none
     losses = {task: {i: {LOSS: x} for i, x in enumerate(found.get("examples", ()))} for task, found in tasks.items()}
     of_losses = {task: dict(enumerate(found.get("subjects", ()))) for task, found in tasks.items()}

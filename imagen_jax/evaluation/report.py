@@ -47,9 +47,8 @@ def build(facts: dict, drawn: Sequence[Drawn]) -> dict:
 
 
 def _suite(drawn: Drawn, seed: int) -> dict:
-    found = {}
+    found, shown = {}, list(map(subject_of, drawn.cases))
     for name in drawn.scores[MODEL]:
-        shown = list(map(subject_of, drawn.cases))
         arms = {arm: _mean(scores[name], shown, seed) for arm, scores in drawn.scores.items() if name in scores}
         if arms[MODEL]:
             found[name] = {arm: mean for arm, mean in arms.items() if mean}

@@ -20,7 +20,7 @@ from imagen_jax.model import Model
 from imagen_jax.runs import Run, make_schedule
 from imagen_jax.schedules import Schedule
 from imagen_jax.types import Array, Batch
-from imagen_jax.workdir import write_json
+from imagen_jax.workdir import write_text
 
 BATCHES, BATCH_SIZE = 4, 32  # held-out examples of the report, a task
 
@@ -128,11 +128,12 @@ def write_instructions(loader, folder: Path) -> list[Path]:
     for index, (task, path) in enumerate(zip(loader.tasks, paths, strict=True)):
         instruction = loader.example(index, task).instruction
         names = [f"{task}_{i + 1}.png" for i in range(len(instruction.references))]
+        text = json.dumps(to_json(instruction, names), indent=2) + "\n"
         if path.exists():
-            if json.loads(path.read_text(encoding="utf-8")) != to_json(instruction, names):
-                logging.info("%s stays as it is, and is not what was drawn here: delete it to get that", path)
+            if path.read_text(encoding="utf-8", errors="replace") != text:
+                logging.info("%s stays, and is not this run's held-out instruction: delete it to have that one", path)
             continue
         for name, reference in zip(names, instruction.references, strict=True):
             grid.save_png(reference.image, folder / name)
-        write_json(path, to_json(instruction, names))
+        write_text(path, text)
     return paths
