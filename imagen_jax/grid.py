@@ -65,7 +65,12 @@ def _left(column: int) -> int:
 
 
 def save_png(image: Image.Image | np.ndarray, path: Path) -> Path:
-    """Write whole or not at all; returns the path."""
+    """As `save`."""
+    return save(image, path, "PNG")
+
+
+def save(image: Image.Image | np.ndarray, path: Path, encoding: str, **options) -> Path:
+    """Write whole or not at all, with Pillow's options of the encoding; returns the path."""
     buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format="PNG")
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, encoding, **options)
     return write_bytes(path, buffer.getvalue())

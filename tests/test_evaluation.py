@@ -194,7 +194,7 @@ def test_the_pages_hold_every_table_the_curves_and_the_cases(evaluated):
     assert {path.name for path in (workdir / "eval/grids").iterdir()} == {
         f"{suite}{end}.png" for suite in SUITES for end in ("", "_best_and_worst")
     }
-    assert Image.open(workdir / "eval/grids/styled_subject.png").width > 1200  # two references, five arms, the target
+    assert Image.open(workdir / "eval/grids/styled_subject.webp").width > 1200  # two references, five arms, the target
 
 
 def test_a_killed_evaluation_goes_on_and_ends_the_same(evaluated, monkeypatch):

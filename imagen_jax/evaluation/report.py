@@ -231,7 +231,7 @@ def markdown(report: Mapping) -> str:
         "Of each suite its first cases, not selected, then its three best and three worst.",
     ]
     for suite in report["suites"]:
-        lines += [line for kind in ("", BEST_AND_WORST) for line in ("", f"![{suite}](grids/{suite}{kind}.png)")]
+        lines += [line for kind in ("", BEST_AND_WORST) for line in ("", f"![{suite}](grids/{suite}{kind}.webp)")]
     return "\n".join(lines) + "\n"
 
 
