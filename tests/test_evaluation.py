@@ -192,7 +192,7 @@ def test_the_pages_hold_every_table_the_curves_and_the_cases(evaluated):
     shown = html.count("<article>")
     assert shown == len(SUITES) * (COUNT + 2 * few)
     assert {path.name for path in (workdir / "eval/grids").iterdir()} == {
-        f"{suite}{end}.png" for suite in SUITES for end in ("", "_best_and_worst")
+        f"{suite}{end}.webp" for suite in SUITES for end in ("", "_best_and_worst")
     }
     assert Image.open(workdir / "eval/grids/styled_subject.webp").width > 1200  # two references, five arms, the target
 
@@ -448,7 +448,7 @@ def test_losses_of_any_task_are_compared(old, tmp_path, capsys):
     assert "+0.2500 [+0.2500, +0.2500]" in row, "both examples are of one subject"
 
 
-@pytest.mark.parametrize(("report", "told"), [({"tasks": {}}, "an older one, it tells no corpus"), (FACTS, "no task")])
+@pytest.mark.parametrize(("report", "told"), [({"tasks": {}}, "it tells no corpus"), (FACTS, "no task")])
 def test_trained_runs_that_hold_no_losses_are_one_line(tmp_path, capsys, report, told):
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert compare.main([str(tmp_path), str(tmp_path)]) == 2
