@@ -96,7 +96,7 @@ def _figure(image: np.ndarray, caption: str) -> str:
 
 
 def save_grids(drawn: Sequence[Drawn], folder: Path) -> None:
-    """SUITE.webp, its first cases, and SUITE_best_and_worst.webp: a seventh of the size of PNG."""
+    """SUITE.webp, its first cases, and SUITE_best_and_worst.webp."""
     for each in drawn:
         chosen = choose(each)
         pages = {"": chosen["not selected"], BEST_AND_WORST: [*chosen["best"], *chosen["worst"]]}
