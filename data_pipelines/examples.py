@@ -27,6 +27,7 @@ from data_pipelines.transforms import (
 from data_pipelines.wording import Draft, Example, WordingError, bare, word
 
 STYLE_NAMED = 0.75  # share of free captions that name the style
+CONTENT_NAMED = 0.5  # share of content pictures that are called by their subject's name
 BLACK = (0, 0, 0)
 
 
@@ -131,6 +132,13 @@ class ExampleMaker:
     def short_name(self, picture: int) -> str:
         """The name without skin tone and the like, for the texts of references."""
         return self.name(picture).partition(":")[0]
+
+    def content_words(self, picture: int, rng: np.random.Generator) -> str:
+        """The text of a picture whose content is kept: its name for half, as in instructions that join tasks."""
+        return self.short_name(picture) if rng.random() < CONTENT_NAMED else "content image"
+
+    def is_view(self, picture: int) -> bool:
+        return STYLES[self.corpus.pictures[picture].style].view
 
     def style_words(self, picture: int, rng: np.random.Generator) -> str:
         """The text of a picture that shows a style: for some it names the style too: both then mean one thing."""

@@ -17,16 +17,19 @@ from ml_collections import ConfigDict
 from data_pipelines.corpus import Corpus, load_corpus
 from data_pipelines.examples import ExampleMaker
 from data_pipelines.images import fit_image
-from data_pipelines.instruction import Layout, pack
+from data_pipelines.instruction import Instruction, Layout, pack
 from data_pipelines.mixture import Mixture
+from data_pipelines.pairs import HELD_OUT_STYLE
 from data_pipelines.tasks import TASKS
 from data_pipelines.text import Tokenizer, load_tokenizer
-from data_pipelines.wording import Example
-from imagen_jax.types import Batch
+from data_pipelines.wording import Example, renumber, tell_once
+from imagen_jax.types import Batch, Context, Text
 
 LOADERS = ("memory", "records")
 OF_MEMORY = dict(instructions=True, augment=True, told_styles=0.0)  # keys of `data` that the other loader cannot heed
 PREFETCH = 2  # batches made ahead
+MARKERS = 3  # numbers that training deals markers from: as many as suites need that join what tasks show apart
+TOLD_ONCE = 0.3  # share of training instructions that say what a picture is for in one place, not in two
 SEEDS = 1 << 63
 
 
@@ -37,12 +40,19 @@ class LoaderError(ValueError):
 class Loader(abc.ABC):
     """An endless stream of examples with random access.
 
+    With `telling_seed` instructions are told anew before they are packed, as training wants it: some with each role
+    told once only, and all under other markers: one that always stood for one role, as [ref#2] did for a transfer's
+    content, would be read as that role in every instruction.
+
     Attributes:
       tasks: names of the tasks, or of the data sets; Batch.task holds positions in it.
     """
 
-    def __init__(self, mixture: Mixture, tokenizer: Tokenizer, layout: Layout, process: tuple[int, int] = (0, 1)):
-        self.mixture, self.tokenizer, self.layout = mixture, tokenizer, layout
+    def __init__(
+        self, mixture: Mixture, tokenizer: Tokenizer, layout: Layout, process: tuple[int, int] = (0, 1),
+        telling_seed: int | None = None,
+    ):  # fmt: skip
+        self.mixture, self.tokenizer, self.layout, self._telling_seed = mixture, tokenizer, layout, telling_seed
         self.process_index, self.process_count = process
         self.tasks = mixture.tasks
 
@@ -84,9 +94,21 @@ class Loader(abc.ABC):
         part = size // self.process_count
         return range(start + part * self.process_index, start + part * (self.process_index + 1))
 
+    def _pack(self, instruction: Instruction, i: int) -> tuple[Text, Context]:
+        """The instruction of example `i`; one with stored features is told as they were made."""
+        if self._telling_seed is not None and instruction.features is None:
+            instruction = self._retell(instruction, random_of(self._telling_seed, 1 << 63 | i))
+        return pack(instruction, self.tokenizer, self.layout)
+
+    def _retell(self, instruction: Instruction, rng: np.random.Generator) -> Instruction:
+        numbers = 1 + rng.permutation(max(MARKERS, len(instruction.references)))[: len(instruction.references)]
+        once = rng.random() / TOLD_ONCE
+        instruction = renumber(instruction, numbers)
+        return tell_once(instruction, in_text=once < 0.5) if once < 1 else instruction
+
     def _collate(self, indices: Sequence[int], task: str | None = None) -> Batch:
         examples = [self.example(i, task) for i in indices]
-        packed = [pack(example.instruction, self.tokenizer, self.layout) for example in examples]
+        packed = [self._pack(example.instruction, i) for i, example in zip(indices, examples, strict=True)]
         text, context = jax.tree.map(lambda *leaves: np.stack(leaves), *packed)
         return Batch(
             image=np.stack([fit_image(example.target, self.layout.image_size) for example in examples]),
@@ -105,13 +127,15 @@ class MemoryLoader(Loader):
         self._maker, self._seed = maker, seed
 
     def example(self, i: int, task: str | None = None) -> Example:
-        return self._maker.make(self.tasks[self._task_number(i, task)], self._random(i))
+        return self._maker.make(self.tasks[self._task_number(i, task)], random_of(self._seed, i))
 
     def subject(self, i: int, task: str) -> str:
-        return self._maker.subject(task, self._random(i))
+        return self._maker.subject(task, random_of(self._seed, i))
 
-    def _random(self, i: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=self._seed << 64 | i))
+
+def random_of(seed: int, stream: int) -> np.random.Generator:
+    """One of 2^64 independent random streams of a seed."""
+    return np.random.Generator(np.random.Philox(key=seed << 64 | stream))
 
 
 def make_loader(
@@ -131,9 +155,11 @@ def make_loader(
     if data.loader not in LOADERS:
         raise LoaderError(f"data.loader '{data.loader}' is none of {', '.join(LOADERS)}")
     mixture = Mixture({task: data.mixture[task] for task in _ordered(data.mixture)}, seed)
+    retells = split == "train" and data.get("instructions", True)  # without them only markers tell references apart
     common = dict(
-        mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout, process=(process_index, process_count)
-    )
+        mixture=mixture, tokenizer=load_tokenizer(data.tokenizer), layout=layout,
+        process=(process_index, process_count), telling_seed=seed if retells else None,
+    )  # fmt: skip
     chosen = _options_of_memory(data)
     if data.loader == "records":
         return _open_records(data, split, seed, **common)
@@ -224,4 +250,6 @@ def _ordered(tasks: Mapping[str, float]) -> list[str]:
 
 
 def _select(corpus: Corpus, split: str) -> Corpus:
-    return corpus.take([i for i, picture in enumerate(corpus.pictures) if picture.split == split])
+    """The pictures of a split but for the held-out style's: those show subjects of every split."""
+    shown = ((i, each) for i, each in enumerate(corpus.pictures) if each.style != HELD_OUT_STYLE)
+    return corpus.take([i for i, picture in shown if picture.split == split])

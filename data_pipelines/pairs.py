@@ -48,7 +48,7 @@ HELD_OUT_TRANSFER_TARGET = "emojione"
 LINE_PAIRS = (("openmoji_line", "openmoji"), ("emojione_mono", "emojione"))  # aligned to the pixel
 LOOSE_LINE_PAIRS = (("fluent_hc", "fluent_flat"),)  # for a corpus without the two above
 DEPTH_PAIRS = tuple((f"depth_{k}", f"view_{k}") for k in range(len(SIDES)))
-ALIGNED_TRANSFER = 0.7  # share of style transfers whose content picture is aligned with the target
+ALIGNED_TRANSFER = 0.5  # share of style transfers whose content picture is aligned with the target
 TONED_WEIGHT = 1 / 5  # the five skin tones of one drawing count as one drawing
 TONE_EDITS = 0.2  # at most, of all edits
 

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.datasets import DataSet, open_datasets
 from data_pipelines.features import DTYPES
-from data_pipelines.instruction import Layout, pack
+from data_pipelines.instruction import Layout
 from data_pipelines.loader import PREFETCH, Loader, LoaderError
 from data_pipelines.mixture import PERIOD, Mixture
 from data_pipelines.records import RecordError
@@ -131,7 +131,7 @@ class StreamingLoader(Loader):
         """Put one packed example into its row."""
         example = self._read(task, number, epoch)
         try:
-            text, context = pack(example.instruction, self.tokenizer, self.layout)
+            text, context = self._pack(example.instruction, int(batch.index[row]))
         except ValueError as error:
             raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
         batch.image[row] = example.target

@@ -109,6 +109,8 @@ class Suites:
 def open_suites(data: ConfigDict, layout: Layout, seed: int, split: str = "test") -> Suites:
     """The suites of one split of the corpus `data.corpus`; pictures lie still on white, at the layout's size.
 
+    A trained task has `data.max_references` at most, as in training; the layout has room for what joins tasks.
+
     No picture shows a root subject that another split has, in whatever style; the held-out style is in its own suite
     only. Raises ValueError, one line, for a corpus or tokenizer that is missing or damaged and for a bad seed.
     """
@@ -121,7 +123,7 @@ def open_suites(data: ConfigDict, layout: Layout, seed: int, split: str = "test"
         return ExampleMaker(
             _part(unseen, keep),
             (),
-            max_references=layout.max_references,
+            max_references=data.max_references,
             fits=lambda text: len(tokenizer.encode(text)) <= layout.text_length,
             augment=False,
             where=f"split '{split}' of the corpus '{data.corpus}'",
@@ -265,7 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         layout = Layout(*(getattr(chosen, name) for name in LAYOUT))
-        suites = open_suites(ConfigDict(dict(corpus=chosen.corpus, tokenizer="")), layout, chosen.seed, chosen.split)
+        data = ConfigDict(dict(corpus=chosen.corpus, tokenizer="", max_references=layout.max_references))
+        suites = open_suites(data, layout, chosen.seed, chosen.split)
         print(report(suites))
         if chosen.picture:
             save_png(np.asarray(draw(suites, chosen.case)), chosen.picture)

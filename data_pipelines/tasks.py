@@ -70,16 +70,15 @@ def depth(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
 
 
 def subject(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
-    """The subject as others draw it -> in the style that the text names; other sides of a model -> the one named."""
+    """The subject as others draw it -> in the style that most texts name; other sides of a model -> the one named."""
     target, looks = row
     count = 1 + int(rng.random() * min(maker.max_references, len(looks)))
     chosen = [looks[look] for look in rng.permutation(len(looks))[:count]]
     sources = [designs[int(rng.random() * len(designs))] for designs in chosen]
     scene = maker.scene(rng, target)
     references = [(maker.short_name(i), maker.scene(rng, i).picture(i)) for i in sources]
-    return Draft(
-        scene.picture(target), scene.describe(maker.in_style(maker.name(target), target)), references=references
-    )
+    caption = maker.in_style(maker.name(target), target) if maker.is_view(target) else maker.caption(target, rng)
+    return Draft(scene.picture(target), scene.describe(caption), references=references)
 
 
 def style(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
@@ -97,14 +96,15 @@ def style_transfer(maker: ExampleMaker, row: tuple, rng: np.random.Generator) ->
     shown = maker.same_style(target, rng)
     scene = maker.scene(rng, content, target)
     style = (maker.style_words(shown, rng), maker.scene(rng, shown).picture(shown))
-    return Draft(scene.picture(target), references=[style, ("content image", scene.picture(content))])
+    return Draft(scene.picture(target), references=[style, (maker.content_words(content, rng), scene.picture(content))])
 
 
 def edit(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:
     """A picture + what to change -> the changed picture, drawn by the same house."""
     content, target, change = row
     scene = maker.scene(rng, content, target)
-    return Draft(scene.picture(target), change=change, references=[("content image", scene.picture(content))])
+    shown = (maker.content_words(content, rng), scene.picture(content))
+    return Draft(scene.picture(target), change=change, references=[shown])
 
 
 def neighbors(maker: ExampleMaker, row: tuple, rng: np.random.Generator) -> Draft:

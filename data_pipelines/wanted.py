@@ -71,7 +71,7 @@ def _outlines_agree(maker: ExampleMaker, row: tuple) -> bool:
 
 
 def _is_view(maker: ExampleMaker, row: tuple) -> bool:
-    return STYLES[maker.corpus.pictures[target_of(row)].style].view
+    return maker.is_view(target_of(row))
 
 
 def _always(maker: ExampleMaker, row: tuple) -> bool:

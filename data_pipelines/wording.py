@@ -4,12 +4,13 @@ A draft says what is shown; its task's phrasings (data_pipelines/templates) say 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from data_pipelines import templates
-from data_pipelines.instruction import Instruction, Reference, context_text
+from data_pipelines.instruction import Instruction, Reference, check, context_text
+from data_pipelines.text import MARKER
 
 
 class WordingError(ValueError):
@@ -63,6 +64,37 @@ def bare(task: str, draft: Draft) -> Example:
     references = tuple(Reference(f"[ref#{k}]", "image", image) for k, image in enumerate(pictures, start=1))
     text = " ".join([draft.caption or draft.change, *(reference.marker for reference in references)]).strip()
     return Example(Instruction(text, references), draft.target, task)
+
+
+def renumber(instruction: Instruction, numbers: Sequence[int]) -> Instruction:
+    """The same instruction under other markers: that of references[k] becomes [ref#numbers[k]] wherever it stands.
+
+    Raises InstructionError for an instruction that is wrong already.
+    """
+    check(instruction)
+    new = {r.marker: f"[ref#{number}]" for r, number in zip(instruction.references, numbers, strict=True)}
+
+    def put(text: str) -> str:
+        return MARKER.sub(lambda match: new[match[0]], text)
+
+    references = tuple(Reference(put(r.marker), put(r.text), r.image) for r in instruction.references)
+    return replace(instruction, text=put(instruction.text), references=references)
+
+
+def tell_once(instruction: Instruction, in_text: bool) -> Instruction:
+    """The same instruction, where it says twice what a picture is, saying it once: in its text, or in the reference's.
+
+    `word` says it twice: "Redraw [ref#2] content image", and again beside the picture. Users do not.
+    """
+    told = [context_text(reference) for reference in instruction.references]
+    if in_text:
+        pairs = zip(instruction.references, told, strict=True)
+        references = tuple(replace(r, text="image") if words in instruction.text else r for r, words in pairs)
+        return replace(instruction, references=references)
+    text = instruction.text
+    for reference, words in zip(instruction.references, told, strict=True):
+        text = text.replace(words, reference.marker)
+    return replace(instruction, text=text)
 
 
 def _render(task: str, draft: Draft, references: Sequence[Reference], first: int, fits) -> str | None:

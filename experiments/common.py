@@ -71,7 +71,7 @@ SCALE = {
         sample=dict(guidance_weight=2.0, **DRAWINGS),
     ),
     "laptop": dict(  # two CPU cores for some hours, the full emoji and furniture corpora
-        data=dict(corpus="data/emoji,data/furniture"),
+        data=dict(corpus="data/emoji,data/furniture", max_references=3),
         optim=dict(learning_rate=1.5e-3, warmup_steps=50, ema_decay=0.998),
         train=dict(batch_size=32, log_every=20, checkpoint_every=100, sample_every=1000),
         sample=dict(guidance_weight=2.0, **DRAWINGS),

@@ -90,11 +90,13 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     from data_pipelines.loader import make_loader
     from imagen_jax import hosts, partition
     from imagen_jax.train import train
-    from imagen_jax.train_check import check
+    from imagen_jax.train_check import check, check_batch
 
     hosts.join(config.hosts)  # first: a look at checkpoints starts JAX
+    mesh = partition.make_mesh(config.mesh)
     check(config, workdir)  # before the data, which may take a minute to read
-    part = partition.batch_part(partition.make_mesh(config.mesh))
+    check_batch(config.train, partition.batch_ways(mesh))
+    part = partition.batch_part(mesh)
     loader = make_loader(config.data, layout_of(config), "train", config.seed, *part)
     held_out = make_loader(config.data, layout_of(config), "test", config.seed)
     try:

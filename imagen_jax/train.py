@@ -56,11 +56,6 @@ def train(config: ConfigDict, workdir: Path, loader, held_out, command: str = ""
       Stopped: told to stop by SIGTERM or SIGINT; the checkpoint is on disk, and the same call goes on from it.
     """
     check(config, workdir)
-    with jax.default_matmul_precision(config.train.matmul_precision or jax.config.jax_default_matmul_precision):
-        return _train(config, workdir, loader, held_out, command)
-
-
-def _train(config: ConfigDict, workdir: Path, loader, held_out, command: str) -> dict:
     mesh, model = partition.make_mesh(config.mesh), model_lib.make_model(config)
     logging.info("training on %d x %s", mesh.size, mesh.devices.flat[0].device_kind)
     check_batch(config.train, partition.batch_ways(mesh))
@@ -186,9 +181,10 @@ def compile_step(config: ConfigDict, model: Model, tx: optax.GradientTransformat
     )
 
     constrain = functools.partial(partition.constrain, mesh=mesh, table=config.sharding)
+    precision = config.train.matmul_precision or jax.config.jax_default_matmul_precision
 
     def step(state, frozen, batch):
-        with partition.on(mesh):
+        with partition.on(mesh), jax.default_matmul_precision(precision):
             state, values = train_step(
                 model, objective, tx, config.optim.ema_decay, config.seed, state, frozen, batch, constrain
             )

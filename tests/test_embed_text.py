@@ -141,7 +141,8 @@ def test_the_manifest_says_what_made_the_features(root):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_streamed_batches_carry_them_and_are_otherwise_the_same(root, dtype):
-    plain, more = loader_of(config_of(root, root / "plain")), loader_of(config_of(root, root / dtype, True))
+    configs = config_of(root, root / "plain"), config_of(root, root / dtype, True)
+    plain, more = (loader_of(config, "test") for config in configs)
     streams = [loader.batches(3, 8) for loader in (plain, more)]
     before, after = (next(stream) for stream in streams)
     for texts, words in ((after.text, before.text), (after.context.text, before.context.text)):
@@ -153,6 +154,8 @@ def test_streamed_batches_carry_them_and_are_otherwise_the_same(root, dtype):
     bare = bare.replace(context=after.context.replace(text=after.context.text.replace(features=None)))
     jax.tree.map(np.testing.assert_array_equal, bare, before)
     assert loader_of(config_of(root, root / dtype)).batch(3, 8).text.features is None  # T5 in the step reads either
+    markers = [loader_of(config).batch(0, 8, "style_transfer").context.text.tokens[:, 0, 0] for config in configs]
+    assert len(set(markers[0])) > 1 and len(set(markers[1])) == 1  # stored features are of the markers as prepared
 
 
 @functools.cache
@@ -173,7 +176,9 @@ def test_the_losses_are_those_of_the_encoder_in_the_step(root, dtype, tolerance)
         params = unet_params() | ({} if precomputed else {"text_encoder": t5_params()})
         draws = draw(model, objective, 8, jax.random.key(0))
         found.append(
-            jax.jit(losses, static_argnums=(0, 1))(model, objective, params, loader_of(config).batch(0, 8), draws)
+            jax.jit(losses, static_argnums=(0, 1))(
+                model, objective, params, loader_of(config, "test").batch(0, 8), draws
+            )
         )
     np.testing.assert_allclose(found[1], found[0], rtol=tolerance)
     assert np.ptp(found[0]) > 0.01  # the examples do differ

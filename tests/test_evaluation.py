@@ -23,7 +23,7 @@ from imagen_jax import main, partition, runs
 from imagen_jax import model as model_lib
 from imagen_jax.checkpoint import Checkpointer
 from imagen_jax.evaluation import arms, compare, curves, evaluate, page, report, targets
-from imagen_jax.evaluation.intervals import Stratum, interval
+from imagen_jax.evaluation.intervals import Stratum, interval, unanimous
 from imagen_jax.evaluation.judge_training import Pool
 from imagen_jax.evaluation.judges import Judges
 from imagen_jax.evaluation.measure_pictures import psnr
@@ -381,6 +381,15 @@ def test_the_best_and_the_worst_are_shown_beside_the_first():
     assert chosen == {"not selected": [0, 1, 2, 3, 4, 5], "best": [1, 4, 7], "worst": [6, 3, 2]}
 
 
+def test_of_cases_that_miss_a_condition_those_are_worse_that_miss_more():
+    each = drawn([0.0, 0.0, 0.0, 0.6])
+    hits = {"subject": np.array([0.0, 1.0, 0.0, 1.0]), "style": np.array([0.0, 0.0, np.nan, 1.0])}
+    each.scores["model"].update(hits)
+    cases = [case(index=i, roots=("1f98a",), style="noto") for i in range(4)]
+    chosen = page.choose(each._replace(cases=cases))
+    assert chosen["best"] == [3, 1] and set(chosen["worst"]) == {0, 2}
+
+
 def test_curves_keep_what_is_known_and_average_the_long(tmp_path):
     assert curves.read_curves(tmp_path / "none.jsonl") == []
     rows = [{"step": i, "loss": float(i), "held_out/loss_true": None, "time/x": 1.0} for i in range(1, 1001)]
@@ -435,6 +444,14 @@ def test_examples_of_one_subject_count_as_one():
     assert np.allclose(twice, alike), "the same subjects in another task tell nothing new"
     uneven = Stratum(np.array([0.0, 1.0, 1.0]), ["a", "b", "b"])
     assert interval([uneven])[0] == 2 / 3, "a task's mean is that of its examples"
+
+
+def test_what_never_happened_in_a_few_subjects_may_happen_yet():
+    assert unanimous(0.0, 64) == (0.0, pytest.approx(0.056, abs=5e-4))  # 0 of 64, by Clopper and Pearson
+    assert unanimous(1.0, 64) == (pytest.approx(0.944, abs=5e-4), 1.0)
+    found = report.build({"seed": 0, "losses": {"tasks": {}}}, [drawn([0.0] * 8)])["suites"]["subject"]
+    mean = found["measures"][OVERALL]["model"]
+    assert mean["mean"] == mean["low"] == 0 and mean["high"] == unanimous(0.0, 8)[1]
 
 
 @pytest.mark.parametrize("old", ["one", "two", ""])

@@ -15,6 +15,7 @@ from data_pipelines import instruction as instructions
 from data_pipelines.images import fit_image
 from data_pipelines.instruction import Instruction, InstructionError, Layout, Reference, pack
 from data_pipelines.text import load_tokenizer
+from data_pipelines.wording import renumber, tell_once
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = Layout(image_size=8, max_references=3, text_length=32, reference_text_length=12)
@@ -67,6 +68,28 @@ def test_list_order_only_permutes_the_slots():
     np.testing.assert_array_equal(context.images[[1, 0, 2]], other.images)
     np.testing.assert_array_equal(context.text.tokens[[1, 0, 2]], other.text.tokens)
     assert not np.array_equal(context.images, other.images)
+
+
+def test_other_markers_say_the_same():
+    face = Reference("[ref#1]", "reference image [ref#1]", FOX.image)
+    told = Instruction("[ref#1] as in [ref#2], but not [ref#1]'s hat.", (face, FLAT))
+    swapped = renumber(told, (2, 1))
+    assert swapped.text == "[ref#2] as in [ref#1], but not [ref#2]'s hat."
+    assert [(r.marker, r.text) for r in swapped.references] == [
+        ("[ref#2]", "reference image [ref#2]"),
+        ("[ref#1]", "flat"),
+    ]
+    assert [r.image for r in swapped.references] == [r.image for r in told.references]
+    assert renumber(swapped, (1, 2)) == told
+    with pytest.raises(InstructionError, match="has no reference"):
+        renumber(Instruction("[ref#1] as in [ref#2].", (FOX,)), (2,))
+
+
+def test_what_is_told_twice_can_be_told_once():
+    twice = Instruction("Draw [ref#1] a fox like [ref#2].", (FOX, FLAT))
+    in_text, beside = tell_once(twice, in_text=True), tell_once(twice, in_text=False)
+    assert (in_text.text, [r.text for r in in_text.references]) == (twice.text, ["image", "flat"])
+    assert (beside.text, beside.references) == ("Draw [ref#1] like [ref#2].", twice.references)
 
 
 def test_context_text_has_its_marker_once():

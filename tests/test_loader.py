@@ -1,5 +1,6 @@
 """The loader: example i is a pure function of (seed, i); threads end, errors arrive."""
 
+import dataclasses
 import threading
 import time
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_pipelines.instruction import Layout
-from data_pipelines.loader import PREFETCH, LoaderError, make_loader, prefetch
+from data_pipelines.instruction import Layout, pack
+from data_pipelines.loader import MARKERS, PREFETCH, LoaderError, make_loader, prefetch
 from data_pipelines.tasks import DRAWN
-from tests.small_corpus import LAYOUT, SIZE, SUBJECTS, make_memory_loader
+from data_pipelines.text import load_tokenizer
+from tests.small_corpus import LAYOUT, SIZE, SUBJECTS, make_corpus, make_memory_loader
 
 
 def assert_equal(a, b):
@@ -137,6 +139,44 @@ def test_seed_outside_its_range_is_refused():
         make_loader(config(), LAYOUT, "train", seed=-1)
 
 
+def test_the_held_out_style_is_in_no_split_of_the_loader(monkeypatch):
+    corpora = {split: make_corpus(split) for split in ("train", "test")}
+    assert any(picture.style == "fxemoji" for picture in corpora["test"].pictures)
+    for split, corpus in corpora.items():
+        monkeypatch.setattr("data_pipelines.loader.load_corpus", lambda path, size, corpus=corpus: corpus)
+        shown = make_loader(config(mixture={"style": 1.0}), LAYOUT, split, 0)._maker.corpus.pictures
+        assert shown and not any(picture.style == "fxemoji" for picture in shown)
+
+
+def test_in_training_no_marker_stands_for_a_role():
+    tokenizer = load_tokenizer()
+    mine = [tokenizer.marker_id(number) for number in range(1, MARKERS + 1)]
+    layout = dataclasses.replace(LAYOUT, max_references=2)
+    for split, wanted in (("train", (set(mine), set(mine))), ("test", ({mine[0]}, {mine[1]}))):
+        loader = make_loader(config(mixture={"style_transfer": 1.0}), layout, split, 0)
+        batch, dealt = loader.batch(0, 48), (set(), set())
+        for i in range(48):
+            _, stored = pack(loader.example(i).instruction, tokenizer, layout)
+            np.testing.assert_array_equal(batch.context.images[i], stored.images)
+            markers = batch.context.text.tokens[i, :, 0].tolist()  # of the style, of the content
+            assert sorted(markers) == sorted(set(batch.text.tokens[i]) & set(mine))
+            for role, marker in zip(dealt, markers, strict=True):
+                role.add(marker)
+        assert dealt == wanted
+
+
+def test_in_training_some_instructions_tell_once_what_they_show():
+    count, tokenizer = 200, load_tokenizer()
+    for split, shares in (("train", (0.08, 0.22)), ("test", (0, 0))):
+        loader = make_loader(config(mixture={"line": 1.0}), LAYOUT, split, 0)
+        batch = loader.batch(0, count)
+        packed = [pack(loader.example(i).instruction, tokenizer, LAYOUT) for i in range(count)]
+        shorter = batch.text.mask.sum(1) < [text.mask.sum() for text, _ in packed]
+        unnamed = batch.context.text.mask[:, 0].sum(1) < [context.text.mask[0].sum() for _, context in packed]
+        assert not (shorter & unnamed).any()
+        assert all(shares[0] <= share <= shares[1] for share in (shorter.mean(), unnamed.mean()))
+
+
 def test_without_instructions_the_same_pictures_come_with_captions_and_bare_markers():
     mixture = {"subject": 0.5, "style_transfer": 0.5}
     told, untold = (
@@ -148,6 +188,8 @@ def test_without_instructions_the_same_pictures_come_with_captions_and_bare_mark
         assert {reference.text for reference in bare.instruction.references} == {"image"}
         if bare.task == "style_transfer":
             assert bare.instruction.text == "[ref#1] [ref#2]"
+            first, second = untold.batch(i, 1).context.text.tokens[0, :2, 0]
+            assert first > second  # sentinels count down: the markers tell which is which, so they stay
         else:
             assert len(bare.instruction.text) < len(full.instruction.text)
         assert untold.batch(i, 1).context.mask.sum() == len(bare.instruction.references)

@@ -83,12 +83,13 @@ def _is_equal(a, b):
 @pytest.mark.parametrize("size", [LAYOUT.image_size, 8])
 def test_streamed_batches_equal_packed_examples(folder, examples, size):
     layout = Layout(size, LAYOUT.max_references, LAYOUT.text_length, LAYOUT.reference_text_length)
-    loader = stream(folder, layout)
-    batches = loader.batches(5, 7)
-    for start in (5, 12, 19):
-        assert_equal(next(batches), loader.batch(start, 7))
-    batches.close()
-    batch = loader.batch(0, 20)
+    for split in ("train", "test"):
+        loader = stream(folder, layout, split=split)
+        batches = loader.batches(5, 7)
+        for start in (5, 12, 19):
+            assert_equal(next(batches), loader.batch(start, 7))
+        batches.close()
+    batch = loader.batch(0, 20)  # of 'test', whose markers are as stored
     for number, task in enumerate(TASKS):
         packed = [(fit_image(e.target, size), pack(e.instruction, load_tokenizer(), layout)) for e in examples[task]]
         for row in np.flatnonzero(batch.task == number):

@@ -24,7 +24,8 @@ CASES = 24
 
 
 def open_at(corpus="fixture", layout=SMALL, seed=0):
-    return open_suites(ConfigDict(dict(corpus=corpus, tokenizer="")), layout, seed)
+    data = ConfigDict(dict(corpus=corpus, tokenizer="", max_references=layout.max_references))
+    return open_suites(data, layout, seed)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +274,8 @@ def test_a_root_of_validation_counts_as_unseen_though_the_held_out_style_draws_i
         for p in corpus.pictures
     )
     monkeypatch.setattr(suites, "load_corpus", lambda path, size: dataclasses.replace(corpus, pictures=moved))
-    validation = open_suites(ConfigDict(dict(corpus="made", tokenizer="")), LAYOUT, 0, "validation")
+    data = ConfigDict(dict(corpus="made", tokenizer="", max_references=3))
+    validation = open_suites(data, LAYOUT, 0, "validation")
     assert set(opened.names) - set(validation.names) == {"held_out_style"}
     assert all(validation.count(name) == opened.count(name) for name in validation.names)
 

@@ -116,7 +116,8 @@ def measure(suite: str, cases: list[Case], pictures: dict[str, Pictures], judges
     print(f"measuring {suite}", flush=True)
     scores = {arm: scores_of(images, cases, judges) for arm, images in pictures.items()}
     scores = {arm: {OVERALL: overall(found, cases)} | found for arm, found in scores.items()}
-    sets = set_scores_of(pictures[arms.MODEL], pictures[arms.REAL], judges) if len(cases) > 1 else {}
+    sets = {arm: images for arm, images in pictures.items() if arm in report.OF_SETS}
+    sets = set_scores_of(sets, pictures[arms.REAL], judges) if len(cases) > 1 else {}
     return Drawn(suite, cases, pictures, scores, sets)
 
 

@@ -19,6 +19,15 @@ class Stratum(NamedTuple):
     subjects: Sequence[str]  # [N]
 
 
+def unanimous(value: float, subjects: int) -> tuple[float, float]:
+    """The 95 % interval of a score in 0..1 that was 0, or 1, for every one of so many subjects.
+
+    No weighing tells such numbers apart: it is the exact interval of a share (Clopper and Pearson, 1934).
+    """
+    reach = 1 - 0.025 ** (1 / subjects)
+    return (0.0, reach) if value == 0 else (1 - reach, 1.0)
+
+
 def interval(strata: Sequence[Stratum], seed: int = 0) -> tuple[float, float, float]:
     """The mean of the strata's means, and its 95 % interval: (mean, low, high).
 

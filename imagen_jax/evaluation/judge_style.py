@@ -78,11 +78,12 @@ class StyleJudge(Judge):
         return {"pictures": len(ids), "accuracy": float(np.mean(list(each.values()))), "by_class": each}
 
     def told(self, measured: dict) -> str:
-        worst = min(measured["by_class"], key=measured["by_class"].get)
+        each = measured["by_class"]
+        shown = [right for name, right in each.items() if name in STYLES and not STYLES[name].drawing]
+        found = ", ".join(f"{name} {right:.1%}" for name, right in sorted(each.items(), key=lambda item: item[1]))
         return (
-            f"style judge: right about {measured['accuracy']:.1%} of real test pictures (the mean of "
-            f"{len(measured['by_class'])} styles, {measured['pictures']} pictures; worst {worst} "
-            f"{measured['by_class'][worst]:.1%})"
+            f"style judge: right about {measured['accuracy']:.1%} of {measured['pictures']} real test pictures, the "
+            f"mean of {len(each)} styles, and {np.mean(shown):.1%} in colour, as suites ask for: {found}"
         )
 
 

@@ -162,13 +162,16 @@ def scores_of(pictures: np.ndarray, cases: Sequence[Case], judges: Judges) -> di
 SET_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"frechet": frechet, "kid": kid}
 
 
-def set_scores_of(pictures: np.ndarray, targets: np.ndarray, judges: Judges) -> dict[str, float]:
-    """Distances of two sets of pictures, named `efficientnet_frechet` and `efficientnet_kid`; {} without the network.
+def set_scores_of(sets: Mapping[str, np.ndarray], targets: np.ndarray, judges: Judges) -> dict[str, dict[str, float]]:
+    """Distances of each arm's set of pictures from the targets: {measure: {arm: distance}}; {} without the network.
 
-    Raises SetError for sets of fewer than two.
+    The measures are `efficientnet_frechet` and `efficientnet_kid`. Raises SetError for sets of fewer than two.
     """
     embed = judges.networks.efficientnet
     if embed is None:
         return {}
-    features = embed(pictures), embed(targets)
-    return {f"efficientnet_{name}": distance(*features) for name, distance in SET_MEASURES.items()}
+    features, wanted = {arm: embed(pictures) for arm, pictures in sets.items()}, embed(targets)
+    return {
+        f"efficientnet_{name}": {arm: distance(found, wanted) for arm, found in features.items()}
+        for name, distance in SET_MEASURES.items()
+    }

@@ -18,7 +18,18 @@ CONTROL = {"line": "line_f1", "edge": "edge_f1", "mask": "mask_iou"}  # Wanted.c
 
 def overall(scores: Mapping[str, np.ndarray], cases: Sequence[Case]) -> np.ndarray:
     """[N] in 0..1 from measure -> [N]; nan where nothing of what is asked for is measured."""
-    return np.array([_geometric_mean(list(_parts(scores, i, case.wanted))) for i, case in enumerate(cases)])
+    parts = (_known(scores, i, case.wanted) for i, case in enumerate(cases))
+    return np.array([np.prod(known) ** (1 / len(known)) if len(known) else np.nan for known in parts])
+
+
+def share(scores: Mapping[str, np.ndarray], cases: Sequence[Case]) -> np.ndarray:
+    """[N] in 0..1: the plain mean of the same measures, which tells apart what misses one condition or all."""
+    parts = (_known(scores, i, case.wanted) for i, case in enumerate(cases))
+    return np.array([known.mean() if len(known) else np.nan for known in parts])
+
+
+def _known(scores: Mapping[str, np.ndarray], i: int, wanted: Wanted) -> np.ndarray:
+    return np.clip([part for part in _parts(scores, i, wanted) if np.isfinite(part)], 0.0, 1.0)
 
 
 def _parts(scores: Mapping[str, np.ndarray], i: int, wanted: Wanted) -> Iterator[float]:
@@ -30,8 +41,3 @@ def _parts(scores: Mapping[str, np.ndarray], i: int, wanted: Wanted) -> Iterator
     if wanted.control == "depth" and "depth_error" in scores:
         plane = wanted.control_map[..., 0] / 255
         yield 1 - scores["depth_error"][i] / max(plane[plane > 0].std(), 1e-6)  # a flat picture explains nothing
-
-
-def _geometric_mean(parts: Sequence[float]) -> float:
-    known = np.clip([part for part in parts if np.isfinite(part)], 0.0, 1.0)
-    return float(np.prod(known) ** (1 / len(known))) if len(known) else float("nan")

@@ -17,6 +17,7 @@ from data_pipelines.page import fill_page
 from imagen_jax import grid
 from imagen_jax.evaluation import curves, report
 from imagen_jax.evaluation.arms import COPY, MODEL, REAL
+from imagen_jax.evaluation.overall import share
 from imagen_jax.evaluation.report import BEST_AND_WORST, OVERALL, Drawn, Table
 
 FIRST, EXTREME = 6, 3  # cases shown: the first ones, and as many of the best and of the worst
@@ -45,9 +46,13 @@ def _cells(table: Table, row: Sequence[str]) -> Iterator[str]:
 
 
 def choose(drawn: Drawn) -> dict[str, list[int]]:
-    """Which cases to show: the first ones; then the best and the worst by their overall score, best first."""
-    overall = drawn.scores[MODEL][OVERALL]
-    order = np.argsort(-np.nan_to_num(overall, nan=-1.0), kind="stable").tolist()
+    """Which cases to show: the first ones; then the best and the worst, best first.
+
+    They go by their overall score, then by how much of it they reach: many miss one condition, and so have 0.
+    """
+    scores = drawn.scores[MODEL]
+    ranks = (share(scores, drawn.cases), scores[OVERALL])  # the last one first
+    order = np.lexsort([-np.nan_to_num(rank, nan=-1.0) for rank in ranks]).tolist()
     few = min(EXTREME, len(order) // 2)
     return {"not selected": list(range(min(FIRST, len(order)))), "best": order[:few], "worst": order[-few:]}
 

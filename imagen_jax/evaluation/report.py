@@ -12,11 +12,12 @@ import numpy as np
 from data_pipelines.suites import ZERO_SHOT, Case
 from imagen_jax.evaluation import targets
 from imagen_jax.evaluation.arms import COPY, MODEL, REAL, SHUFFLED, TEXT_ONLY, Pictures
-from imagen_jax.evaluation.intervals import Stratum, interval
+from imagen_jax.evaluation.intervals import Stratum, interval, unanimous
 from imagen_jax.evaluation.measures import MEASURES
 from imagen_jax.evaluation.overall import OVERALL, TEXT
 
 BEST_AND_WORST = "_best_and_worst"  # ends the names of such grids
+OF_SETS = (MODEL, SHUFFLED, TEXT_ONLY, COPY)  # arms whose pictures are compared with the real targets as sets
 COLUMNS = {REAL: "real", MODEL: "model [95 %]", SHUFFLED: "shuffled", TEXT_ONLY: "text only", COPY: "copy"}
 
 
@@ -27,7 +28,7 @@ class Drawn(NamedTuple):
     cases: list[Case]
     pictures: dict[str, Pictures]  # arm -> [N, S, S, 3]
     scores: dict[str, dict[str, np.ndarray]]  # arm -> measure -> [N], nan where it does not apply
-    sets: dict[str, float]  # distance of the model's pictures from the real targets -> its value
+    sets: dict[str, dict[str, float]]  # distance from the real targets -> arm -> its value
 
 
 class Table(NamedTuple):
@@ -72,6 +73,8 @@ def _mean(scores: np.ndarray, subjects: Sequence[str], seed: int) -> dict:
         return {}
     of_known = [subject for subject, is_known in zip(subjects, known, strict=True) if is_known]
     mean, low, high = interval([Stratum(scores[known], of_known)], seed)
+    if low == high and mean in (0.0, 1.0):
+        low, high = unanimous(mean, len(set(of_known)))
     return {"mean": mean, "low": low, "high": high, "count": len(of_known)}
 
 
@@ -184,14 +187,13 @@ def _losses_table(losses: Mapping) -> Table:
 
 
 def _sets_table(report: Mapping) -> Table:
-    names = sorted({name for found in report["suites"].values() for name in found["sets"]})
     rows = [
-        (suite, *(_shown(found["sets"][name]) for name in names))
+        (suite, measure, *(_shown(arms.get(arm)) for arm in OF_SETS))
         for suite, found in report["suites"].items()
-        if found["sets"]
+        for measure, arms in found["sets"].items()
     ]
-    note = "Distances of the model's pictures from the real targets as sets; so few pictures overstate a Frechet one."
-    return Table("Sets", note, ("suite", *names), rows)
+    note = "Distances of pictures from the real targets as sets: 0 is best. So few pictures overstate a Frechet one."
+    return Table("Sets", note, ("suite", "measure", *map(arm_name, OF_SETS)), rows, names=2)
 
 
 def _judges_table(judges: Mapping) -> Table:
