@@ -23,7 +23,7 @@ from imagen_jax import main, partition, runs
 from imagen_jax import model as model_lib
 from imagen_jax.checkpoint import Checkpointer
 from imagen_jax.evaluation import arms, compare, curves, evaluate, page, report, targets
-from imagen_jax.evaluation.intervals import Stratum, interval, unanimous
+from imagen_jax.evaluation.intervals import Stratum, interval, ratio, unanimous
 from imagen_jax.evaluation.judge_training import Pool
 from imagen_jax.evaluation.judges import Judges
 from imagen_jax.evaluation.measure_pictures import psnr
@@ -444,6 +444,17 @@ def test_examples_of_one_subject_count_as_one():
     assert np.allclose(twice, alike), "the same subjects in another task tell nothing new"
     uneven = Stratum(np.array([0.0, 1.0, 1.0]), ["a", "b", "b"])
     assert interval([uneven])[0] == 2 / 3, "a task's mean is that of its examples"
+
+
+def test_the_rise_of_a_loss_has_the_interval_of_its_subjects():
+    true, rng = np.full(60, 0.1), np.random.default_rng(0)
+    shuffled = np.repeat(0.2 + 0.05 * rng.random(6), 10)
+    subjects = [str(i // 10) for i in range(60)]
+    mean, low, high = ratio(shuffled, true, subjects)
+    assert mean == pytest.approx(shuffled.mean() / 0.1) and low < mean < high
+    _, lower, higher = ratio(shuffled, true, [str(i) for i in range(60)])
+    assert high - low > 2 * (higher - lower), "ten examples of a subject err together"
+    assert ratio(2 * true, true, subjects) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_what_never_happened_in_a_few_subjects_may_happen_yet():

@@ -39,6 +39,20 @@ def interval(strata: Sequence[Stratum], seed: int = 0) -> tuple[float, float, fl
     parts = np.split(at, np.cumsum([len(stratum.subjects) for stratum in strata])[:-1])
     for i, (stratum, part) in enumerate(zip(strata, parts, strict=True)):
         sums[i], counts[i] = (np.bincount(part, each, len(names)) for each in (stratum.values, None))
-    weights = np.random.default_rng(seed).exponential(size=(DRAWS, len(names)))
+    weights = _weights(len(names), seed)
     low, high = np.percentile((weights @ sums.T / (weights @ counts.T)).mean(1), (2.5, 97.5))
     return float(np.mean(sums.sum(1) / counts.sum(1))), float(low), float(high)
+
+
+def ratio(over: np.ndarray, under: np.ndarray, subjects: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
+    """The mean of `over` [N] by that of `under` [N], of the same examples, with its 95 % interval."""
+    names, at = np.unique(subjects, return_inverse=True)
+    above, below = (np.bincount(at, each, len(names)) for each in (over, under))
+    weights = _weights(len(names), seed)
+    low, high = np.percentile(weights @ above / (weights @ below), (2.5, 97.5))
+    return float(above.sum() / below.sum()), float(low), float(high)
+
+
+def _weights(count: int, seed: int) -> np.ndarray:
+    """[DRAWS, count] of the bootstrap, to be divided by their sums."""
+    return np.random.default_rng(seed).exponential(size=(DRAWS, count))

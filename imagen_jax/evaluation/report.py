@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.suites import ZERO_SHOT, Case
 from imagen_jax.evaluation import targets
 from imagen_jax.evaluation.arms import COPY, MODEL, REAL, SHUFFLED, TEXT_ONLY, Pictures
-from imagen_jax.evaluation.intervals import Stratum, interval, unanimous
+from imagen_jax.evaluation.intervals import Stratum, interval, ratio, unanimous
 from imagen_jax.evaluation.measures import MEASURES
 from imagen_jax.evaluation.overall import OVERALL, TEXT
 
@@ -179,11 +179,18 @@ def _measured(report: Mapping) -> Iterator[tuple[tuple[str, str], dict]]:
 
 def _losses_table(losses: Mapping) -> Table:
     rows = [
-        (task, f"{row['loss_true']:.4f}", f"{row['loss_shuffled']:.4f}", f"{targets.raised(row):+.1%}")
+        (task, f"{row['loss_true']:.4f}", f"{row['loss_shuffled']:.4f}", _raised(task, row))
         for task, row in losses["tasks"].items()
     ]
     note = "Held-out loss over log-SNR < 0, with the true references and with those of another example."
-    return Table("Shuffled references raise the loss", note, ("task", "true", "shuffled", "raised by"), rows)
+    return Table("Shuffled references raise the loss", note, ("task", "true", "shuffled", "raised by [95 %]"), rows)
+
+
+def _raised(task: str, row: Mapping) -> str:
+    whose = [subject or f"{task} {i}" for i, subject in enumerate(row["subjects"])]
+    _, *bounds = ratio(np.array(row["shuffled"]), np.array(row["examples"]), whose)
+    low, high = (f"{bound - 1:+.1%}" for bound in bounds)
+    return f"{targets.raised(row):+.1%} [{low}, {high}]"
 
 
 def _sets_table(report: Mapping) -> Table:

@@ -47,8 +47,8 @@ def reference_report(run: Run, loader) -> dict:
 
     Returns:
       {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
-      "tasks": {task: the same two, "examples": the true loss of each example, for paired comparisons, and "subjects":
-      what each shows, '' where that is not known}}.
+      "tasks": {task: the same two, the true loss of each example, for paired comparisons ("examples"), its loss with
+      shuffled references ("shuffled"), and what it shows, '' where that is not known ("subjects")}}.
     """
     loss = _compile(run.model, make_schedule(run.config))
     tasks = {}
@@ -63,7 +63,8 @@ def reference_report(run: Run, loader) -> dict:
         if true:
             means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
             subjects = [loader.subject(i, task) for i in range(len(true))]
-            tasks[task] = means | {"examples": [round(value, 6) for value in true], "subjects": subjects}
+            each = {name: [round(x, 6) for x in found] for name, found in (("examples", true), ("shuffled", shuffled))}
+            tasks[task] = means | each | {"subjects": subjects}
     names = ("loss_true", "loss_shuffled")
     return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
 
