@@ -71,17 +71,13 @@ def loss(output: Image, x0: Image, eps: Image, logsnr: PerExample, prediction: s
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 
-def sample_logsnr(key: Array, batch_size: int, schedule: Schedule, *, stratified: bool = True) -> PerExample:
-    """The noise levels of a training batch: t uniform in [0, 1).
+def sample_logsnr(key: Array, batch_size: int, schedule: Schedule) -> PerExample:
+    """The noise levels of a training batch: one uniform draw, spread evenly round the unit circle.
 
-    stratified: one uniform draw, spread evenly round the unit circle. Each t is still uniform, but the batch covers
-    all levels, which lowers the variance of the loss (VDM, 2107.00630, appendix I.1).
+    Each t is still uniform in [0, 1), but the batch covers all levels, which lowers the variance of the loss (VDM,
+    2107.00630, appendix I.1).
     """
-    if stratified:
-        t = (jax.random.uniform(key) + jnp.arange(batch_size) / batch_size) % 1.0
-    else:
-        t = jax.random.uniform(key, (batch_size,))
-    return schedule.logsnr(t)
+    return schedule.logsnr((jax.random.uniform(key) + jnp.arange(batch_size) / batch_size) % 1.0)
 
 
 def augment_lowres(lowres: Image, eps: Image, aug_level: PerExample, schedule: Schedule) -> tuple[Image, PerExample]:

@@ -173,11 +173,6 @@ def mesh_of(tree: Any) -> Mesh | None:
     return getattr(jax.tree.leaves(tree)[0].sharding, "mesh", None)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """[B, ...] split over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
