@@ -65,16 +65,12 @@ def make_app(pipeline: Pipeline, examples: Sequence[Path]) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
         gr.Markdown(f"# {TITLE}\n{HELP}")
         with gr.Row():
-            with gr.Column(scale=3):
-                text = gr.Textbox(label="instruction", lines=2, autofocus=True)
-                with gr.Row():
-                    references = [*itertools.chain.from_iterable(_reference(k + 1) for k in range(slots))]
-                with gr.Row():
-                    seed = gr.Number(label="seed", value=0, minimum=0, maximum=MAX_SEED, precision=0)
-                    button = gr.Button("Draw", variant="primary")
-            pictures = gr.Gallery(
-                label="pictures", format="png", columns=2, height=2 * CANVAS, object_fit="contain", scale=2
-            )
+            text = gr.Textbox(label="instruction", lines=2, autofocus=True, scale=8)
+            seed = gr.Number(label="seed", value=0, minimum=0, maximum=MAX_SEED, precision=0, min_width=100)
+            button = gr.Button("Draw", variant="primary", min_width=100)
+        with gr.Row():
+            references = [*itertools.chain.from_iterable(_reference(k + 1) for k in range(slots))]
+        pictures = gr.Gallery(label="pictures", format="png", columns=4, height=CANVAS, object_fit="contain")
         settled = gr.on([button.click, text.submit], None, js=SETTLE, api_visibility="private")
         settled.then(partial(_answer, pipeline), [text, seed, *references], pictures, api_name="draw")
         gr.Examples([_example(path, slots) for path in examples], [text, *references], label="held-out instructions")
