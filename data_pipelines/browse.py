@@ -79,7 +79,7 @@ def _from_loader(loader: Loader, length: int, arguments: argparse.Namespace, sou
     if arguments.task and arguments.task not in loader.tasks:
         raise BrowseError(f"--task={arguments.task} is none of {', '.join(loader.tasks)}")
     for i in sorted(_draw(max(1, length), arguments.count, arguments.seed)):
-        yield Shown(f"example {i:,} of the stream", loader.example(i, arguments.task or None), source=source)
+        yield Shown(f"example {i:,} of the stream", loader.told(i, arguments.task or None), source=source)
 
 
 def _from_stored(

@@ -191,8 +191,9 @@ class ExampleMaker:
         words = f"{self.name(longest)}, {style}, on a {background} background"
         wanted = templates.PLACEHOLDERS[name]
         words_of = [words if field in wanted else "" for field in ("caption", "change")]
-        shown = {"subject": self.short_name(longest), "neighbors": f"{self.short_name(longest)}, {style}"}
-        draft = Draft(None, *words_of, [(shown.get(name, "content image"), None)] * templates.least_references(name))
+        name_of = self.short_name(longest)
+        shown = dict.fromkeys(("subject", "style_transfer", "edit"), name_of) | {"neighbors": f"{name_of}, {style}"}
+        draft = Draft(None, *words_of, [(shown.get(name, "line drawing"), None)] * templates.least_references(name))
         try:
             word(name, draft, 0, self._fits)
         except WordingError:

@@ -6,6 +6,7 @@ streaming loader (data_pipelines/streaming.py) reads record shards.
 """
 
 import abc
+import dataclasses
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,13 +95,19 @@ class Loader(abc.ABC):
         part = size // self.process_count
         return range(start + part * self.process_index, start + part * (self.process_index + 1))
 
-    def _pack(self, instruction: Instruction, i: int) -> tuple[Text, Context]:
-        """The instruction of example `i`; one with stored features is told as they were made."""
-        if self._telling_seed is not None and instruction.features is None:
-            instruction = self._retell(instruction, random_of(self._telling_seed, 1 << 63 | i))
-        return pack(instruction, self.tokenizer, self.layout)
+    def told(self, i: int, task: str | None = None) -> Example:
+        """As `example`, with the instruction as it is packed."""
+        example = self.example(i, task)
+        return dataclasses.replace(example, instruction=self._retell(example.instruction, i))
 
-    def _retell(self, instruction: Instruction, rng: np.random.Generator) -> Instruction:
+    def _pack(self, instruction: Instruction, i: int) -> tuple[Text, Context]:
+        return pack(self._retell(instruction, i), self.tokenizer, self.layout)
+
+    def _retell(self, instruction: Instruction, i: int) -> Instruction:
+        """The instruction of example `i`; one with stored features is told as they were made."""
+        if self._telling_seed is None or instruction.features is not None:
+            return instruction
+        rng = random_of(self._telling_seed, 1 << 63 | i)
         numbers = 1 + rng.permutation(max(MARKERS, len(instruction.references)))[: len(instruction.references)]
         once = rng.random() / TOLD_ONCE
         instruction = renumber(instruction, numbers)

@@ -216,6 +216,7 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     data = config.data.records if config.data.loader == "records" else config.data.corpus
     report = {"run": config.name, "step": int(state.step), "command": trainer.command, "corpus": data}
     report |= {"seed": config.seed, "image_size": trainer.model.image_size, "samples": str(picture)}
+    report |= {"max_references": config.data.max_references}
     if trainer.model.lowres_size:
         report |= super_res_report.super_res_report(run, trainer.held_out)
         print(super_res_report.told(report))

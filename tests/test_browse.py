@@ -211,6 +211,7 @@ def test_what_training_on_a_config_would_see(show):
     seen = show("--config=experiments/stage2.py", "--config.model.image_size=16", "--count=6", "--task=style_transfer")
     assert _cards(seen) == 6 and len(seen.pictures) == 18 and "of the stream" in seen.text and "/48 tokens" in seen.text
     assert "corpus fixture: Apache-2.0, MIT" in seen.text
+    assert "[ref#3]" in seen.text, "markers are dealt, as in training"
 
 
 def test_a_corpus(show):

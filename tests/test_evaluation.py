@@ -401,7 +401,7 @@ def test_curves_keep_what_is_known_and_average_the_long(tmp_path):
     assert "<polyline" in curves.draw(loss) and "nan" not in curves.draw(loss)
 
 
-FACTS = {"corpus": "fixture", "image_size": 16, "seed": 0, "run": "r", "step": 1}
+FACTS = {"corpus": "fixture", "image_size": 16, "max_references": 2, "seed": 0, "run": "r", "step": 1}
 
 
 def write_evaluation(workdir, scores: dict[str, list[float]], **facts):

@@ -90,6 +90,15 @@ def test_a_case_is_a_function_of_seed_and_index_alone(fixture):
         assert not all(same(other.case(name, i), fixture.case(name, i)) for i in range(3))
 
 
+def test_a_trained_task_has_no_more_references_than_in_training(fixture):
+    data = ConfigDict(dict(corpus="fixture", tokenizer="", max_references=2))
+    fewer = open_suites(data, SMALL, 0)
+    most = [
+        max(len(each.case("subject", i).example.instruction.references) for i in range(40)) for each in (fewer, fixture)
+    ]
+    assert most == [2, 3] and len(fewer.case("styled_subject_line", 0).example.instruction.references) == 3
+
+
 def test_more_references_elsewhere_change_no_case_of_a_suite(fixture):
     fewer = open_at(layout=dataclasses.replace(SMALL, max_references=2))
     assert set(fixture.names) - set(fewer.names) == {"styled_subject_line"}

@@ -131,6 +131,20 @@ def test_one_loss_on_five_mesh_shapes():
     np.testing.assert_allclose(means, np.broadcast_to(means[0], np.shape(means)), rtol=1e-5)
 
 
+def test_the_precision_of_products_is_that_of_the_step_alone():
+    net, params = tiny.model_and_params(channels=(8,), blocks=(1,), text_levels=(1,), context_levels=(1,))
+    mesh, found = partition.make_mesh({}, jax.devices()[:1]), {}
+    for precision in ("", "bfloat16"):
+        config = tiny.config()
+        config.train.matmul_precision = precision
+        tx = make_optimizer(config.optim, config.train.steps)
+        step = compile_step(config, net, tx, tuple(config.data.mixture), mesh)
+        _, values = step(init_state(jax.tree.map(jnp.array, params), tx), {}, tiny.batch(size=8))
+        found[precision] = float(values["loss"])
+        assert not jax.config.jax_default_matmul_precision
+    assert found["bfloat16"] == pytest.approx(found[""], rel=0.05) and found["bfloat16"] != found[""]
+
+
 def test_every_large_leaf_of_the_paper_model_is_sharded():
     config = stage2.get_config("paper")
     net, tx = model_lib.make_model(config), make_optimizer(config.optim, config.train.steps)

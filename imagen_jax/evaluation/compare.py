@@ -23,7 +23,7 @@ from imagen_jax.evaluation.intervals import Stratum, interval
 from imagen_jax.evaluation.report import OVERALL, Table, markdown_table, told, trained
 from imagen_jax.workdir import write_text
 
-SAME = ("corpus", "image_size", "seed")  # what makes case i of a suite the same case
+SAME = ("corpus", "image_size", "max_references", "seed")  # what makes case i of a suite the same case
 LOSS = "loss"
 DOMAINS = {"in-domain mean": IN_DOMAIN, "zero-shot mean": ZERO_SHOT}
 

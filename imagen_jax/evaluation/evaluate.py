@@ -90,6 +90,7 @@ def _facts(run: Run, config: ConfigDict, judges: Judges, command: str) -> dict:
         "command": command,
         "corpus": run.config.data.corpus,
         "image_size": run.model.image_size,
+        "max_references": run.config.data.max_references,
         "seed": config.eval.seed,
         "count": config.eval.count,
         "sample": {k: config.sample[k] for k in ("method", "steps", "guidance", "guidance_weight", "threshold")},

@@ -16,6 +16,7 @@ from imagen_jax.evaluation.intervals import Stratum, interval, ratio, unanimous
 from imagen_jax.evaluation.measures import MEASURES
 from imagen_jax.evaluation.overall import OVERALL, TEXT
 
+SHARES = (OVERALL, targets.SUBJECT, targets.STYLE)  # scores of hits and misses
 BEST_AND_WORST = "_best_and_worst"  # ends the names of such grids
 OF_SETS = (MODEL, SHUFFLED, TEXT_ONLY, COPY)  # arms whose pictures are compared with the real targets as sets
 COLUMNS = {REAL: "real", MODEL: "model [95 %]", SHUFFLED: "shuffled", TEXT_ONLY: "text only", COPY: "copy"}
@@ -50,7 +51,7 @@ def build(facts: dict, drawn: Sequence[Drawn]) -> dict:
 def _suite(drawn: Drawn, seed: int) -> dict:
     found, shown = {}, list(map(subject_of, drawn.cases))
     for name in drawn.scores[MODEL]:
-        arms = {arm: _mean(scores[name], shown, seed) for arm, scores in drawn.scores.items() if name in scores}
+        arms = {arm: _mean(name, scores[name], shown, seed) for arm, scores in drawn.scores.items() if name in scores}
         if arms[MODEL]:
             found[name] = {arm: mean for arm, mean in arms.items() if mean}
     return {
@@ -66,14 +67,14 @@ def subject_of(case: Case) -> str:
     return " and ".join(case.wanted.roots) or f"{case.suite} {case.index}"
 
 
-def _mean(scores: np.ndarray, subjects: Sequence[str], seed: int) -> dict:
+def _mean(measure: str, scores: np.ndarray, subjects: Sequence[str], seed: int) -> dict:
     """{} where the measure applies to no picture."""
     known = np.isfinite(scores)
     if not known.any():
         return {}
     of_known = [subject for subject, is_known in zip(subjects, known, strict=True) if is_known]
     mean, low, high = interval([Stratum(scores[known], of_known)], seed)
-    if low == high and mean in (0.0, 1.0):
+    if measure in SHARES and low == high and mean in (0.0, 1.0):
         low, high = unanimous(mean, len(set(of_known)))
     return {"mean": mean, "low": low, "high": high, "count": len(of_known)}
 
