@@ -70,7 +70,7 @@ def make_app(pipeline: Pipeline, examples: Sequence[Path]) -> gr.Blocks:
             button = gr.Button("Draw", variant="primary", min_width=100)
         with gr.Row():
             references = [*itertools.chain.from_iterable(_reference(k + 1) for k in range(slots))]
-        pictures = gr.Gallery(label="pictures", format="png", columns=4, height=CANVAS, object_fit="contain")
+        pictures = gr.Gallery(label="pictures", format="png", columns=4, height=CANVAS + 64, object_fit="contain")
         settled = gr.on([button.click, text.submit], None, js=SETTLE, api_visibility="private")
         settled.then(partial(_answer, pipeline), [text, seed, *references], pictures, api_name="draw")
         gr.Examples([_example(path, slots) for path in examples], [text, *references], label="held-out instructions")
