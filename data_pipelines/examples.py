@@ -90,7 +90,7 @@ class ExampleMaker:
         self.white = np.empty((*corpus.images.shape[:3], 3), np.uint8)  # most backgrounds are white: done once
         for i, image in enumerate(corpus.images):
             self.white[i] = composite(image, WHITE[1])
-        self._flippable = [may_flip(picture.name) and not STYLES[picture.style].view for picture in corpus.pictures]
+        self._flippable = [may_flip(picture.name) and not self.is_view(i) for i, picture in enumerate(corpus.pictures)]
         self.tables = {task: self._table(task, where) for task in tasks}
 
     def make(self, task: str, rng: np.random.Generator) -> Example:
