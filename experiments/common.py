@@ -217,6 +217,7 @@ def defaults(name: str) -> ConfigDict:
             steps=0,
             batch_size=512,  # [P] the global batch
             accumulate=1,  # micro-batches a step; more of them need less memory
+            noises=1,  # [I] noisy copies of each example in a step, which share its encoded instruction
             log_every=50,
             checkpoint_every=1000,
             keep_checkpoints=2,  # the newest ones
@@ -258,6 +259,12 @@ def defaults(name: str) -> ConfigDict:
             utilization=0.4,  # the part of the chips' peak that the cost reckons with; see docs/plan.md
             pictures=0,  # that the sampler makes at once; 0: one a device
             super_res=ConfigDict(),  # the cascade's second UNet, to be counted beside a base model's
+        )
+    )
+    config.noise = ConfigDict(  # --mode=noise
+        dict(
+            fillings="",  # of a step: EXAMPLESxNOISES, comma-separated; '' train's own, and half and a quarter of them
+            steps=10,  # gradients of each
         )
     )
     config.hosts = ConfigDict(  # the processes of --mode=train, by default this one alone

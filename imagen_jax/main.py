@@ -1,4 +1,4 @@
-"""Train, sample, evaluate, serve or plan one experiment.
+"""Train, sample, evaluate, serve or plan one experiment, or measure the noise of its gradients.
 
     python -m imagen_jax.main --config=experiments/stage2.py
     python -m imagen_jax.main --config=experiments/stage2.py --mode=sample --instruction=FILE.json
@@ -6,6 +6,7 @@
     python -m imagen_jax.main --config=experiments/stage2.py --mode=serve
     python -m imagen_jax.main --config=experiments/stage2.py --mode=eval
     python -m imagen_jax.main --config=experiments/stage2.py:paper --mode=plan
+    python -m imagen_jax.main --config=experiments/stage2.py --mode=noise
 
 Any key of the config can be set: --config.train.steps=2000. The keys and their meaning stand in experiments/common.py.
 The same train command, run again, continues where it stopped. Exit codes: 0 done, 1 a plan that does not fit, 2 bad
@@ -28,10 +29,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default r
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "sample", "serve", "eval", "plan"],
+    ["train", "sample", "serve", "eval", "plan", "noise"],
     "train: up to config.train.steps; sample: pictures for --instruction, or one held-out instruction a task; "
     "serve: a web page to draw on, at config.serve; eval: measure a trained run by config.eval; "
-    "plan: memory, time and cost on config.plan.target, allocating nothing.",
+    "plan: memory, time and cost on config.plan.target, allocating nothing; "
+    "noise: which train.batch_size and train.noises learn most a second here, by config.noise.",
 )
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "JSON file with the instruction of --mode=sample (README.md).")
 COMPILED = ".compiled"  # beside the workdir
@@ -50,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         if _MODE.value != "plan":
             _keep_compiled(workdir.parent / COMPILED)
-        modes = {"train": _train, "sample": _sample, "serve": _serve, "eval": _eval, "plan": _plan}
+        modes = {"train": _train, "sample": _sample, "serve": _serve, "eval": _eval, "plan": _plan, "noise": _noise}
         modes[_MODE.value](config, workdir)
     except (ValueError, OSError) as error:
         logging.debug("raised here (shown by --verbosity=1):", exc_info=True)
@@ -134,6 +136,18 @@ def _plan(config: ConfigDict, workdir: Path) -> None:
 
     if not plan(config, workdir, _command()).get("fits", True):
         sys.exit(1)
+
+
+def _noise(config: ConfigDict, workdir: Path) -> None:
+    from data_pipelines.instruction import layout_of
+    from data_pipelines.loader import make_loader
+    from imagen_jax import gradient_noise
+    from imagen_jax.train_check import check
+
+    check(config, workdir)
+    gradient_noise.check(config)  # both before the data, which may take a minute to read
+    loader = make_loader(config.data, layout_of(config), "train", config.seed)
+    gradient_noise.measure_noise(config, workdir, loader, _command())
 
 
 def _command() -> str:

@@ -96,18 +96,25 @@ class MetricWriter:
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         path = self._workdir / METRICS
-        write_bytes(path, "".join(_lines_until(path, resume_step)).encode())
+        self._kept = _lines_until(path, resume_step)
+        write_bytes(path, "".join(self._kept).encode())
         first = hosts.is_first()
         self._file = (path if first else Path(os.devnull)).open("a")
         self._events = _event_log(self._workdir / "tensorboard", resume_step) if first else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line: the step, then the values by name; a value that is not finite becomes null."""
+        """One line: the step, then the values by name; a value that is not finite becomes null.
+
+        A line that the run wrote before it was resumed is not written twice: a last report, made anew, is the same.
+        """
         row = {name: float(value) for name, value in sorted(values.items())}
+        plain = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        line = json.dumps({"step": int(step), **plain}) + "\n"
+        if line in self._kept:
+            return
         if self._events:
             self._events.scalars(step, row)
-        row = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"step": int(step), **row}) + "\n")
+        self._file.write(line)
         self._file.flush()
 
     def image(self, step: int, name: str, array: np.ndarray) -> Path:

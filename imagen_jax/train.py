@@ -4,6 +4,7 @@ Every run of the paper, base or super-resolution, first or last stage, is this o
 with the same workdir, it continues at the newest checkpoint as if it had never stopped; told to stop, it saves first.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
@@ -25,7 +27,7 @@ from imagen_jax.model import Model
 from imagen_jax.optim import learning_rate, make_optimizer
 from imagen_jax.preemption import Stopped, StopSignals
 from imagen_jax.train_check import TrainError, check, check_batch
-from imagen_jax.train_step import Objective, TrainState, init_state, train_step
+from imagen_jax.train_step import Objective, TrainState, gradient, init_state, train_step
 from imagen_jax.workdir import write_json
 
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # the buckets that the loss is logged by
@@ -163,37 +165,62 @@ def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signa
 def look(trainer: Trainer, state: TrainState, writer: metrics.MetricWriter) -> None:
     """The held-out losses and the grid of sampled instructions, while training."""
     step, report = int(state.step), training_report.reference_report(as_run(trainer, state), trainer.held_out)
-    if report["tasks"]:
-        writer.write(step, {f"held_out/{name}": report[name] for name in ("loss_true", "loss_shuffled")})
+    writer.write(step, training_report.curve_points(report))
     print(training_report.told(report))
     print(f"picture: {writer.image(step, 'grid', np.asarray(sample_grid(trainer, state)))}", flush=True)
 
 
 def compile_step(config: ConfigDict, model: Model, tx: optax.GradientTransformation, tasks: Sequence[str], mesh: Mesh):
     """(state, frozen, batch) -> (state, sums for metrics.Accumulator); jitted, the state donated."""
-    objective = Objective(
-        runs.make_schedule(config),
-        config.diffusion.drop_all,
-        config.diffusion.drop_context,
-        config.train.crop_size,
-        config.train.accumulate,
-        config.train.max_aug_level,
-    )
-
-    constrain = functools.partial(partition.constrain, mesh=mesh, table=config.sharding)
-    precision = config.train.matmul_precision or jax.config.jax_default_matmul_precision
+    objective, constrain = make_objective(config), _constrain(config, mesh)
 
     def step(state, frozen, batch):
-        with partition.on(mesh), jax.default_matmul_precision(precision):
+        with _computing(config, mesh):
             state, values = train_step(
                 model, objective, tx, config.optim.ema_decay, config.seed, state, frozen, batch, constrain
             )
         loss = values["loss"]
         sums = {"loss": loss.mean(), "grad_norm": values["grad_norm"]}
         sums |= metrics.bucketed(loss, values["logsnr"], LOGSNR_EDGES)
-        return state, sums | metrics.by_task(loss, batch.task, tasks)
+        return state, sums | metrics.by_task(loss, jnp.repeat(batch.task, objective.noises), tasks)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def compile_gradient(config: ConfigDict, model: Model, mesh: Mesh):
+    """(params, frozen, batch, key) -> the gradient alone that a step would follow; jitted."""
+    objective, constrain = make_objective(config), _constrain(config, mesh)
+
+    def compute(params, frozen, batch, key):
+        with _computing(config, mesh):
+            return gradient(model, objective, params, frozen, batch, key, constrain)[0]
+
+    return jax.jit(compute)
+
+
+def make_objective(config: ConfigDict) -> Objective:
+    """The loss of a whole config."""
+    return Objective(
+        runs.make_schedule(config),
+        config.diffusion.drop_all,
+        config.diffusion.drop_context,
+        config.train.crop_size,
+        config.train.accumulate,
+        config.train.max_aug_level,
+        config.train.noises,
+    )
+
+
+def _constrain(config: ConfigDict, mesh: Mesh):
+    return functools.partial(partition.constrain, mesh=mesh, table=config.sharding)
+
+
+@contextlib.contextmanager
+def _computing(config: ConfigDict, mesh: Mesh):
+    """Arrays on the mesh, and products as precise as the config says."""
+    precision = config.train.matmul_precision or jax.config.jax_default_matmul_precision
+    with partition.on(mesh), jax.default_matmul_precision(precision):
+        yield
 
 
 def save(trainer: Trainer, state: TrainState, step: int, window: metrics.Accumulator) -> None:
@@ -223,6 +250,9 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     else:
         report |= training_report.reference_report(run, trainer.held_out)
         print(training_report.told(report))
+        writer = metrics.MetricWriter(trainer.workdir, int(state.step))
+        writer.write(int(state.step), training_report.curve_points(report))
+        writer.close()
     training_report.write_instructions(trainer.held_out, trainer.workdir / "instructions")
     print(f"report:  {write_json(trainer.workdir / 'report.json', report)}\npicture: {picture}")
     return report

@@ -43,7 +43,7 @@ def check_batch(train: ConfigDict, ways: int) -> None:
 
 
 def _check_loop(train: ConfigDict) -> None:
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+    for key in ("steps", "batch_size", "noises", "log_every", "checkpoint_every", "keep_checkpoints"):
         if train[key] < 1:
             raise TrainError(f"config.train.{key}={train[key]} must be at least 1")
     if train.keep_every % train.checkpoint_every:

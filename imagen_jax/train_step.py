@@ -40,6 +40,7 @@ class Objective:
     crop_size: int  # side of super-resolution's training crops; 0: whole pictures
     accumulate: int = 1  # micro-batches that a step's batch is split into
     max_aug_level: float = 1.0  # of the noise on super-resolution's input
+    noises: int = 1  # noisy copies of each example, whose instruction is encoded once
 
 
 def init_state(params: dict, tx: optax.GradientTransformation) -> TrainState:
@@ -49,27 +50,31 @@ def init_state(params: dict, tx: optax.GradientTransformation) -> TrainState:
 
 @flax.struct.dataclass
 class Draws:
-    """All randomness of a training batch, drawn at once: so how a step splits its batch changes nothing."""
+    """All randomness of a training batch, drawn at once: so how a step splits its batch changes nothing.
 
-    logsnr: Array  # [B]
-    eps: Array  # [B, side, side, 3]
-    no_text: Array  # [B] bool, text and context dropped
-    no_context: Array  # [B] bool
-    aug_level: Array | None = None  # [B] in [0, 1]: noise on super-resolution's input
-    lowres_eps: Array | None = None  # [B, side / factor, side / factor, 3]
-    corners: Array | None = None  # [B, 2] of the training crops, in low-resolution pixels
+    N counts noisy copies, those of an example one after the other: the batch's examples times Objective.noises.
+    """
+
+    logsnr: Array  # [N]
+    eps: Array  # [N, side, side, 3]
+    no_text: Array  # [N] bool, text and context dropped
+    no_context: Array  # [N] bool
+    aug_level: Array | None = None  # [N] in [0, 1]: noise on super-resolution's input
+    lowres_eps: Array | None = None  # [N, side / factor, side / factor, 3]
+    corners: Array | None = None  # [N, 2] of the training crops, in low-resolution pixels
 
 
 def draw(model: Model, objective: Objective, batch_size: int, key: Array) -> Draws:
     """Noise, noise levels, and which conditions are dropped: independently 10 % and 10 % (paper, section 3.3)."""
     all_key, context_key, time_key, noise_key, lowres_key = jax.random.split(key, 5)
-    side = objective.crop_size or model.image_size
-    no_text = jax.random.bernoulli(all_key, objective.drop_all, (batch_size,))
+    side, count = objective.crop_size or model.image_size, batch_size * objective.noises
+    no_text = jax.random.bernoulli(all_key, objective.drop_all, (count,))
+    logsnr = diffusion.sample_logsnr(time_key, count, objective.schedule)
     draws = Draws(
-        logsnr=diffusion.sample_logsnr(time_key, batch_size, objective.schedule),
-        eps=jax.random.normal(noise_key, (batch_size, side, side, 3)),
+        logsnr=logsnr.reshape(objective.noises, batch_size).T.reshape(-1),  # an example's copies lie far apart
+        eps=jax.random.normal(noise_key, (count, side, side, 3)),
         no_text=no_text,
-        no_context=no_text | jax.random.bernoulli(context_key, objective.drop_context, (batch_size,)),
+        no_context=no_text | jax.random.bernoulli(context_key, objective.drop_context, (count,)),
     )
     return _draw_lowres(draws, model, objective, lowres_key) if model.lowres_size else draws
 
@@ -86,9 +91,14 @@ def _draw_lowres(draws: Draws, model: Model, objective: Objective, key: Array) -
 
 
 def losses(model: Model, objective: Objective, params: dict, batch: Batch, draws: Draws) -> Array:
-    """Per-example loss [B]: v-prediction, L2 (paper, section 3.3)."""
+    """The loss of each noisy copy, [N]: v-prediction, L2 (paper, section 3.3).
+
+    References cost more to encode than a copy to denoise, so many copies share them, as AlphaFold 3's do its trunk.
+    """
     x0 = model_lib.to_float(batch.image)
-    cond = model_lib.encode(model, params, batch.text, batch.context, project=False)
+    cond = model_lib.encode(model, params, batch.text, batch.context, project=objective.noises > 1)
+    if objective.noises > 1:
+        x0, cond = jax.tree.map(lambda x: jnp.repeat(x, objective.noises, axis=0), (x0, cond))
     cond = cond.drop(text=draws.no_text, context=draws.no_context)
     if model.lowres_size:
         x0, cond = add_lowres(model, objective, x0, cond, draws)
@@ -120,10 +130,10 @@ def crop(x0: Array, lowres: Array, corners: Array, size: int) -> tuple[Array, Ar
 
 
 def mean_gradient(loss_of, params: dict, parts: int, data) -> tuple[dict, Array]:
-    """Gradient of the batch's mean loss, and the losses [B], from `parts` micro-batches one after the other.
+    """Gradient of the batch's mean loss, and the losses [N], from `parts` micro-batches one after the other.
 
-    `loss_of(params, data)` is [B]; `data` is a tree with the batch on axis 0. Every n-th example goes to one part, so
-    each device keeps the examples that it has.
+    `loss_of(params, data)` is [N]; `data` is (batch, draws), B examples and N noisy copies on axis 0. Every n-th
+    example goes to one part, with its copies, so each device keeps the examples that it has.
     """
 
     def gradient(data):
@@ -140,9 +150,36 @@ def mean_gradient(loss_of, params: dict, parts: int, data) -> tuple[dict, Array]
         grads, loss = gradient(data)
         return jax.tree.map(lambda t, g: t + g / parts, total, grads), loss
 
-    micro = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), data)
-    grads, loss = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), micro)
-    return grads, loss.swapaxes(0, 1).reshape(-1)
+    examples = data[0].image.shape[0] // parts  # of a part
+
+    def deal(x):
+        return x.reshape(examples, parts, -1, *x.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
+
+    grads, loss = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), jax.tree.map(deal, data))
+    return grads, loss.reshape(parts, examples, -1).swapaxes(0, 1).reshape(-1)
+
+
+def gradient(
+    model: Model,
+    objective: Objective,
+    params: dict,
+    frozen: dict,
+    batch: Batch,
+    key: Array,
+    constrain: Callable[[dict], dict] = lambda params: params,
+) -> tuple[dict, dict[str, Array]]:
+    """The gradient of a batch's loss, noised by `key`, and {"loss" [N], "logsnr" [N]}.
+
+    `constrain` holds the parameters, cast to the dtype of the computation, to their shardings.
+    """
+    draws = draw(model, objective, batch.image.shape[0], key)
+    frozen = constrain(model_lib.in_compute_dtype(model, frozen))
+
+    def loss_of(params, data):
+        return losses(model, objective, constrain(model_lib.in_compute_dtype(model, params)) | frozen, *data)
+
+    grads, loss = mean_gradient(loss_of, params, objective.accumulate, (batch, draws))
+    return grads, {"loss": loss, "logsnr": draws.logsnr}
 
 
 def train_step(
@@ -156,21 +193,10 @@ def train_step(
     batch: Batch,
     constrain: Callable[[dict], dict] = lambda params: params,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """(state, batch) -> (state, {"loss" [B], "logsnr" [B], "grad_norm" []}). Jit it with state donated.
-
-    `constrain` holds the parameters, cast to the dtype of the computation, to their shardings.
-    """
+    """(state, batch) -> (state, {"loss" [N], "logsnr" [N], "grad_norm" []}). Jit it with state donated."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    draws = draw(model, objective, batch.image.shape[0], key)
-
-    frozen = constrain(model_lib.in_compute_dtype(model, frozen))
-
-    def loss_of(params, data):
-        return losses(model, objective, constrain(model_lib.in_compute_dtype(model, params)) | frozen, *data)
-
-    grads, loss = mean_gradient(loss_of, state.params, objective.accumulate, (batch, draws))
+    grads, values = gradient(model, objective, state.params, frozen, batch, key, constrain)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = ema_update(state.ema, params, state.step, ema_decay)
-    metrics = {"loss": loss, "logsnr": draws.logsnr, "grad_norm": optax.tree.norm(grads)}
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    return TrainState(state.step + 1, params, ema, opt_state), values | {"grad_norm": optax.tree.norm(grads)}

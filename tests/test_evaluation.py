@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 from html import escape
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
@@ -399,6 +400,18 @@ def test_curves_keep_what_is_known_and_average_the_long(tmp_path):
     assert len(points) == 200 and points[0] == (3.0, 3.0) and points[-1] == (998.0, 998.0)
     assert held_out.lines == {"loss_true": []} and curves.draw(held_out) == ""
     assert "<polyline" in curves.draw(loss) and "nan" not in curves.draw(loss)
+
+
+def test_curves_are_a_picture_of_their_own_and_a_lone_point_is_seen(tmp_path, capsys):
+    rows = [{"step": 10, "loss": 0.2}, {"step": 20, "loss": 0.1}, {"step": 20, "held_out/<b>": 0.3}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert curves.main([str(tmp_path), f"--output={tmp_path}/curves.svg"]) == 0
+    svg = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
+    shown = [element.tag.rpartition("}")[2] for element in svg.iter()]
+    assert shown.count("polyline") == 4 and shown.count("circle") == 1  # two lines with their keys
+    assert "<b>" in {element.text for element in svg.iter()}
+    assert curves.main([str(tmp_path / "none"), f"--output={tmp_path}/none.svg"]) == 2
+    assert "there are no losses to draw" in capsys.readouterr().err and not (tmp_path / "none.svg").exists()
 
 
 FACTS = {"corpus": "fixture", "image_size": 16, "max_references": 2, "seed": 0, "run": "r", "step": 1}

@@ -19,7 +19,7 @@ FLOORS = [
     *(f"evaluation.judge_{name}" for name in ("style", "subject", "depth")),
     *("evaluation.judges", "evaluation.measures", "evaluation.intervals"),
     *("grid", "cascade", "pipeline", "evaluation.super_res_report", "evaluation.training_report"),
-    *("sample", "app", "train_check", "train", "export"),
+    *("sample", "app", "train_check", "train", "gradient_noise", "export"),
     *("planning.chips", "planning.flops", "planning.liveness", "planning.hlo", "planning.programs"),
     *("planning.parameters", "planning.estimate", "planning.compiled", "planning.verdict", "planning.tables"),
     "planning.plan",

@@ -69,7 +69,13 @@ def test_a_run_leaves_its_report_picture_and_instructions(stage2):
     report = json.loads((stage2 / "report.json").read_text())
     assert report["loss_true"] > 0 and report["loss_shuffled"] > 0
     assert Image.open(report["samples"]).size[0] > 500
-    assert [row["step"] for row in metrics(stage2)] == [*range(3, 40, 3), 40]
+    assert [row["step"] for row in metrics(stage2)] == [*range(3, 40, 3), 40, 40]
+    assert set(report["text_only"]) == {"text_to_image"}
+    assert metrics(stage2)[-1] == {"step": 40} | {
+        "held_out/loss_true": report["loss_true"],
+        "held_out/loss_shuffled": report["loss_shuffled"],
+        "held_out/text_to_image": report["text_only"]["text_to_image"],
+    }
     assert {path.stem for path in (stage2 / "instructions").glob("*.json")} == set(report["tasks"]) | {"text_to_image"}
 
 

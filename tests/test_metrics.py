@@ -50,6 +50,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert [row["step"] for row in rows(tmp_path / "killed")] == list(range(1, 9))
 
 
+def test_a_last_line_made_anew_is_not_doubled(tmp_path):
+    for value in (0.5, 0.5, 0.25):
+        writer = metrics.MetricWriter(tmp_path, 3)
+        writer.write(3, {"held_out/loss_true": value})
+        writer.close()
+    assert [row["held_out/loss_true"] for row in rows(tmp_path)] == [0.5, 0.25]
+
+
 def test_a_fresh_start_drops_all_lines(tmp_path):
     writer = metrics.MetricWriter(tmp_path, 0)
     writer.write(0, {"loss": 3.0})

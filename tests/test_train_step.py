@@ -23,14 +23,14 @@ from imagen_jax.train_step import Objective, add_lowres, crop, draw, init_state,
 from tests import tiny
 
 
-def objective(config, crop_size: int = 0, accumulate: int = 1) -> Objective:
+def objective(config, crop_size: int = 0, **settings) -> Objective:
     drop = config.diffusion.drop_all, config.diffusion.drop_context
-    return Objective(runs.make_schedule(config), *drop, crop_size, accumulate)
+    return Objective(runs.make_schedule(config), *drop, crop_size, **settings)
 
 
-def step_function(config, net, tx=None, accumulate: int = 1):
+def step_function(config, net, tx=None, **settings):
     tx = tx or make_optimizer(config.optim, config.train.steps)
-    return tx, jax.jit(functools.partial(train_step, net, objective(config, accumulate=accumulate), tx, 0.9, 0))
+    return tx, jax.jit(functools.partial(train_step, net, objective(config, **settings), tx, 0.9, 0))
 
 
 def test_a_frozen_text_encoder_stays_outside_the_state():
@@ -92,12 +92,31 @@ def test_condition_dropout_has_the_papers_rates():
     assert not bool((draws.no_text & ~draws.no_context).any())
 
 
-def test_four_micro_batches_of_two_are_one_batch_of_eight():
+def test_noisy_copies_of_an_example_are_as_many_examples():
+    config, batch = tiny.config(), tiny.batch(size=4)
+    net, params = tiny.model_and_params()
+    shared = objective(config, noises=3)
+    draws = draw(net, shared, 4, jax.random.key(0))
+    assert draws.eps.shape[0] == 12 and not bool((draws.eps[0] == draws.eps[1]).any())
+    times = shared.schedule.t(draws.logsnr).reshape(4, 3)
+    gaps = jnp.diff(jnp.sort(times, axis=1), axis=1)
+    np.testing.assert_allclose(gaps, 1 / 3, atol=1e-3)  # a third of the circle lies between an example's noise levels
+
+    def gradient(objective, batch):
+        return jax.jit(jax.grad(lambda params: losses(net, objective, params, batch, draws).mean()))(params)
+
+    repeated = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), batch)
+    expected = gradient(objective(config), repeated)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-5), gradient(shared, batch), expected)
+
+
+@pytest.mark.parametrize("noises", [1, 2])
+def test_four_micro_batches_of_two_are_one_batch_of_eight(noises):
     config, batch = tiny.config(), tiny.batch(size=8)
     net, params = tiny.model_and_params()
     results = []
     for accumulate in (1, 4):  # SGD: Adam's first step would be a full one on a gradient of mere rounding
-        tx, step = step_function(config, net, optax.sgd(0.01), accumulate)
+        tx, step = step_function(config, net, optax.sgd(0.01), accumulate=accumulate, noises=noises)
         state, values = step(init_state(params, tx), {}, batch)
         results.append((values["loss"], values["grad_norm"], state.params))
     assert float(jnp.ptp(results[0][0])) > 0  # a mixed-up order of the losses would show

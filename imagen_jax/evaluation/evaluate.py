@@ -35,7 +35,7 @@ from imagen_jax.pipeline import MAX_SEED
 from imagen_jax.runs import Run
 from imagen_jax.workdir import write_bytes, write_json, write_text
 
-FOLDER = "eval"  # of a workdir
+FOLDER, CURVES = "eval", "curves.svg"  # of a workdir, and of that folder
 ROOM = dict(max_references=3, text_length=64, reference_text_length=24)  # what the composed suites need
 
 
@@ -231,9 +231,12 @@ def _write(told: dict, drawn: Sequence[Drawn], charts: Sequence[curves.Chart], f
     """All files; report.json last, so that where it is the others are, too."""
     lines = [json.dumps(line) for each in drawn for line in report.score_lines(each)]
     page.save_grids(drawn, folder / "grids")
+    picture = curves.picture(charts)
+    if picture:
+        write_text(folder / CURVES, picture)
     paths = [
         write_text(folder / "scores.jsonl", "\n".join(lines) + "\n"),
-        write_text(folder / "report.md", report.markdown(told)),
+        write_text(folder / "report.md", report.markdown(told, CURVES if picture else "")),
         write_text(folder / "report.html", page.make_page(told, drawn, charts)),
         write_json(folder / "report.json", told),
     ]

@@ -183,6 +183,7 @@ def _losses_table(losses: Mapping) -> Table:
         (task, f"{row['loss_true']:.4f}", f"{row['loss_shuffled']:.4f}", _raised(task, row))
         for task, row in losses["tasks"].items()
     ]
+    rows += [(task, f"{loss:.4f}", "", "") for task, loss in losses.get("text_only", {}).items()]
     note = "Held-out loss over log-SNR < 0, with the true references and with those of another example."
     return Table("Shuffled references raise the loss", note, ("task", "true", "shuffled", "raised by [95 %]"), rows)
 
@@ -230,10 +231,12 @@ def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def markdown(report: Mapping) -> str:
-    """The whole report; its pictures are the grids that evaluation.page saves beside it."""
+def markdown(report: Mapping, curves: str = "") -> str:
+    """The whole report; its pictures are the grids that evaluation.page saves beside it, and `curves`, a file there."""
     lines = [f"# {title(report)}", "", *(f"* {name}: {_code(name, value)}" for name, value in facts(report).items())]
     lines += [line for table in tables(report) for line in markdown_table(table)]
+    if curves:
+        lines += ["", "## Training", "", f"![curves of the losses]({curves})"]
     lines += [
         "",
         "## Pictures",

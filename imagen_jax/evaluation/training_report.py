@@ -6,6 +6,7 @@ every example is given the references of another one; the ratio of the two losse
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -48,25 +49,40 @@ def reference_report(run: Run, loader) -> dict:
     Returns:
       {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
       "tasks": {task: the same two, the true loss of each example, for paired comparisons ("examples"), its loss with
-      shuffled references ("shuffled"), and what it shows, '' where that is not known ("subjects")}}.
+      shuffled references ("shuffled"), and what it shows, '' where that is not known ("subjects")};
+      "text_only": {task that has no references: its loss}}.
     """
     loss = _compile(run.model, make_schedule(run.config))
-    tasks = {}
+    tasks, text_only = {}, {}
     for task in loader.tasks:
-        true, shuffled = [], []
-        for i in range(BATCHES):
-            batch, key = loader.batch(i * BATCH_SIZE, BATCH_SIZE, task), jax.random.key(i)
-            if not run.model.unet.config.context_levels or not batch.context.mask.any():
-                break
-            true += hosts.whole(loss(run.params, batch, key)).tolist()
-            shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
-        if true:
-            means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
-            subjects = [loader.subject(i, task) for i in range(len(true))]
-            each = {name: [round(x, 6) for x in found] for name, found in (("examples", true), ("shuffled", shuffled))}
-            tasks[task] = means | each | {"subjects": subjects}
+        true, shuffled = _losses(loss, run, loader, task)
+        if not shuffled:
+            text_only[task] = float(np.mean(true))
+            continue
+        means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
+        subjects = [loader.subject(i, task) for i in range(len(true))]
+        each = {name: [round(x, 6) for x in found] for name, found in (("examples", true), ("shuffled", shuffled))}
+        tasks[task] = means | each | {"subjects": subjects}
     names = ("loss_true", "loss_shuffled")
-    return {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names} | {"tasks": tasks}
+    means = {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names}
+    return means | {"tasks": tasks, "text_only": text_only}
+
+
+def _losses(loss: Callable, run: Run, loader, task: str) -> tuple[list[float], list[float]]:
+    """Of each held-out example of a task, with true and with shuffled references; none of these where it has none."""
+    true, shuffled = [], []
+    for i in range(BATCHES):
+        batch, key = loader.batch(i * BATCH_SIZE, BATCH_SIZE, task), jax.random.key(i)
+        true += hosts.whole(loss(run.params, batch, key)).tolist()
+        if run.model.unet.config.context_levels and batch.context.mask.any():
+            shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
+    return true, shuffled
+
+
+def curve_points(report: dict) -> dict[str, float]:
+    """What the metrics keep of a report: `held_out/NAME`."""
+    kept = {name: report[name] for name in ("loss_true", "loss_shuffled") if report["tasks"]}
+    return {f"held_out/{name}": value for name, value in (kept | report["text_only"]).items()}
 
 
 @functools.cache
@@ -76,18 +92,14 @@ def _compile(model: Model, schedule: Schedule):
 
 def told(report: dict) -> str:
     """The report in a table for people."""
-    if not report["tasks"]:
-        return "no task of this run has references: no held-out loss with shuffled ones"
-    rows = {**report["tasks"], "all tasks": report}
+    rows = {**report["tasks"], "all tasks": report} if report["tasks"] else {}
     head = f"{'held-out loss, log-SNR < 0':<28}{'true refs':>12}{'shuffled':>12}{'ratio':>9}"
-    return "\n".join(
-        [head]
-        + [
-            f"{name:<28}{row['loss_true']:>12.4f}{row['loss_shuffled']:>12.4f}"
-            f"{row['loss_shuffled'] / row['loss_true']:>9.3f}"
-            for name, row in rows.items()
-        ]
-    )
+    compared = [
+        f"{name:<28}{row['loss_true']:>12.4f}{row['loss_shuffled']:>12.4f}"
+        f"{row['loss_shuffled'] / row['loss_true']:>9.3f}"
+        for name, row in rows.items()
+    ]
+    return "\n".join([head, *compared, *(f"{name:<28}{loss:>12.4f}" for name, loss in report["text_only"].items())])
 
 
 def batch_of_tasks(loader) -> Batch:
