@@ -23,16 +23,20 @@ run() { # run FILE COMMAND...: unless FILE tells that it is finished; stopped so
         echo "== $*"
         timeout --preserve-status --signal=TERM --kill-after=40 "$((left - 45))" "$@" || code=$?
         [ "$code" -eq 0 ] && return
-        [ "$code" -ne 75 ] && [ "$code" -ne 137 ] && [ "$code" -ne 143 ] && exit "$code"
+        [ "$SECONDS" -lt $((DEADLINE - 50)) ] && exit "$code" # nobody stopped it: it failed
     fi
     echo "time is up: call $0 again"
     exit 75
 }
 
-train() { # train NAME EXPERIMENT [NAME of the run to start from]
-    local flags="${3:+--config.init_from=$RUNS/$3_$SIZE} $EXTRA"
+train() { # train NAME EXPERIMENT [NAME of the run to start from [FLAG]]
+    local flags="${3:+--config.init_from=$RUNS/$3_$SIZE} ${4:-} $EXTRA"
     # shellcheck disable=SC2086
     run "$RUNS/$1/report.json" "$PYTHON" -m imagen_jax.main --config="experiments/$2" --workdir="$RUNS/$1" $flags
+}
+
+steps() { # steps EXPERIMENT: of its training
+    "$PYTHON" -c "from experiments import $1; print($1.STEPS['$SIZE'])"
 }
 
 measure() { # measure NAME EXPERIMENT
@@ -46,10 +50,13 @@ train "stage2_$SIZE" "stage2.py:$SIZE" stage1
 train "super_res_$SIZE" "super_res.py:$SIZE" stage2
 measure "stage2_$SIZE" "stage2.py:$SIZE"
 
+# As many steps as the other start has, of what it had before: so that arms differ in kind alone.
+train "pretrain_longer_$SIZE" "pretrain.py:$SIZE" pretrain "--config.train.steps=$(steps stage1)"
+train "stage1_longer_$SIZE" "stage1.py:$SIZE" stage1 "--config.train.steps=$(steps ablation)"
 ARMS="full no_stage1 no_instructions"
 for arm in $ARMS; do # Tables 3 and 4
     before=stage1
-    [ "$arm" = no_stage1 ] && before=pretrain
+    [ "$arm" = no_stage1 ] && before=pretrain_longer
     train "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE" "$before"
     measure "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE"
 done
@@ -58,7 +65,7 @@ for arm in $SINGLE; do # Table 4; of one task each, so measured by its held-out 
     train "ablation_${arm}_$SIZE" "ablation.py:$arm,$SIZE" stage1
 done
 train "ablation_no_edit_$SIZE" "ablation.py:no_edit,$SIZE" stage1
-for start in ablation_no_edit stage1; do # Table 2
+for start in ablation_no_edit stage1_longer; do # Table 2
     train "edit_from_${start}_$SIZE" "edit.py:$SIZE" "$start"
     measure "edit_from_${start}_$SIZE" "edit.py:$SIZE"
 done
@@ -70,5 +77,5 @@ compare() { # compare OUTPUT RUN...
 }
 compare "$RUNS/ablation_$SIZE.md" $(printf "$RUNS/ablation_%s " $ARMS)
 compare "$RUNS/single_$SIZE.md" "$RUNS/ablation_full" $(printf "$RUNS/ablation_%s " $SINGLE)
-compare "$RUNS/edit_$SIZE.md" "$RUNS/edit_from_ablation_no_edit" "$RUNS/edit_from_stage1"
+compare "$RUNS/edit_$SIZE.md" "$RUNS/edit_from_ablation_no_edit" "$RUNS/edit_from_stage1_longer"
 echo "all done: $RUNS/stage2_$SIZE/eval/report.html, $RUNS/{ablation,single,edit}_$SIZE.md"

@@ -2,15 +2,16 @@
 
     python -m imagen_jax.main --config=experiments/ablation.py:ARM[,laptop|small|paper]
 
-Arms: full (stage 2 as it is); no_stage1 (starts from runs/pretrain); no_instructions (captions alone: no word says
-what to do or what a reference is; not for paper, whose data sets have their words); no_edit (without the task that the
-paper's stage 2 lacks, to be fine-tuned on it, Table 2); only_TASK (a single-task model, e.g. only_line). Bare is tiny.
+Arms: full (stage 2 as it is); no_stage1 (starts from runs/pretrain; docs/comparisons.md starts it from one of equal
+budget); no_instructions (captions alone: no word says what to do or what a reference is; not for paper, whose data sets
+have their words); no_edit (without the task that the paper's stage 2 lacks, to be fine-tuned on it, Table 2); only_TASK
+(a single-task model, e.g. only_line). Bare is tiny.
 The runs are runs/ablation_ARM[_SIZE]; `python -m imagen_jax.evaluation.compare` puts their evaluations side by side.
 """
 
 from experiments import common, stage1, stage2
 
-STEPS = {"tiny": 300, "laptop": 1_000, "small": 600, "paper": 400_000}
+STEPS = {"tiny": 300, "laptop": 1_000, "small": 400, "paper": 400_000}
 ARMS = ("full", "no_stage1", "no_instructions", "no_edit")
 
 

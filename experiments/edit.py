@@ -5,14 +5,14 @@
     python -m imagen_jax.main --config=experiments/edit.py:small        those of the full emoji corpus, 64 px
     python -m imagen_jax.main --config=experiments/edit.py:paper        MagicBrush, prepared as data/records/magicbrush
 
-It takes over the weights of runs/stage2. Table 2 compares two other starts, before and after instruction tuning
-without edits: `--config.init_from=runs/stage1 --workdir=runs/edit_from_stage1`, and `runs/ablation_no_edit` (for
-`:paper` runs/stage2_paper, which has none). What came out at the bare size stands in docs/comparisons.md.
+It takes over the weights of runs/stage2. Table 2 compares two other starts (`--config.init_from=RUN --workdir=DIR`):
+instruction tuning without edits, runs/ablation_no_edit (for `:paper` runs/stage2_paper, which has none), and stage 1
+for as many steps in all. The commands, and what came out at the bare size, stand in docs/comparisons.md.
 """
 
 from experiments import common
 
-STEPS = {"tiny": 200, "laptop": 400, "small": 300, "paper": 10_000}  # [P] the last
+STEPS = {"tiny": 200, "laptop": 400, "small": 200, "paper": 10_000}  # [P] the last
 
 
 def get_config(size: str = "tiny"):

@@ -201,8 +201,16 @@ esac; done
         assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith(f"all done: {root}/"), done.stderr
     commands = (tmp_path / "commands").read_text().splitlines()
     trainings = [line for line in commands if "--workdir" in line and "--mode" not in line]
-    assert len(trainings) == len(set(trainings)) == 12 and all(line.endswith(extra) for line in trainings)
+    assert len(trainings) == len(set(trainings)) == 14 and all(line.endswith(extra) for line in trainings)
     starts = [line.split("init_from=")[1].split()[0] for line in trainings if "init_from" in line]
-    assert len(starts) == 11 and all(start.startswith(f"{root}/") for start in starts)
-    assert starts.count(f"{root}/pretrain_small") == 2  # stage 1, and the arm without it
+    assert len(starts) == 13 and all(start.startswith(f"{root}/") for start in starts)
+    assert starts.count(f"{root}/pretrain_small") == 2  # stage 1, and as many steps more without it
     assert [path.name for path in tmp_path.glob("runs*")] == [root]
+
+
+def test_what_fails_before_the_time_is_up_is_not_called_again(tmp_path):
+    (tmp_path / "cloud").mkdir()
+    script = shutil.copy(ROOT / "cloud" / "small_on_gpu.sh", tmp_path / "cloud")
+    environment = with_tools(tmp_path, {"trainer": "exit 137"}, os.environ | {"PYTHON": "trainer"})
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 137 and "time is up" not in done.stdout

@@ -138,7 +138,10 @@ def suites_table(report: Mapping) -> Table:
         for suite, found in report["suites"].items()
         for i, (measure, arms) in enumerate(found["measures"].items())
     ]
-    note = "Means over the cases; in brackets the 95 % interval over their subjects. ↑ higher is better, ↓ lower."
+    note = (
+        "Means over the cases; in brackets the 95 % interval over their subjects. ↑ higher is better, ↓ lower. "
+        "Where pictures are compared with the target itself, as by PSNR, that is all that 'real' is."
+    )
     return Table("Suites", note, ("suite", "cases", "measure", *COLUMNS.values()), rows, names=3)
 
 
@@ -211,7 +214,8 @@ def _judges_table(judges: Mapping) -> Table:
 
 
 def _missing_table(report: Mapping) -> Table:
-    rows = [*report["missing"].items(), *report["left_out"].items()]
+    second = f"suites are drawn by the base model, {report['image_size']} px: what the second makes of them is not measured"
+    rows = [*report["missing"].items(), *report["left_out"].items(), ("super-resolution", second)]
     return Table("Not evaluated", "Suites and measures that are not to be had here.", ("name", "why"), rows, names=2)
 
 
