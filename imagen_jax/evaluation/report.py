@@ -214,7 +214,7 @@ def _judges_table(judges: Mapping) -> Table:
 
 
 def _missing_table(report: Mapping) -> Table:
-    second = f"suites are drawn by the base model, {report['image_size']} px: what the second makes of them is not measured"
+    second = f"suites are drawn by the base model, {report['image_size']} px: the second one was not measured here"
     rows = [*report["missing"].items(), *report["left_out"].items(), ("super-resolution", second)]
     return Table("Not evaluated", "Suites and measures that are not to be had here.", ("name", "why"), rows, names=2)
 
