@@ -50,9 +50,9 @@ train "stage2_$SIZE" "stage2.py:$SIZE" stage1
 train "super_res_$SIZE" "super_res.py:$SIZE" stage2
 measure "stage2_$SIZE" "stage2.py:$SIZE"
 
-# As many steps as the other start has, of what it had before: so that arms differ in kind alone.
-train "pretrain_longer_$SIZE" "pretrain.py:$SIZE" pretrain "--config.train.steps=$(steps stage1)"
-train "stage1_longer_$SIZE" "stage1.py:$SIZE" stage1 "--config.train.steps=$(steps ablation)"
+# As many steps as the other start has, of what it had before, on new examples: so that arms differ in kind alone.
+train "pretrain_longer_$SIZE" "pretrain.py:$SIZE" pretrain "--config.train.steps=$(steps stage1) --config.seed=1"
+train "stage1_longer_$SIZE" "stage1.py:$SIZE" stage1 "--config.train.steps=$(steps ablation) --config.seed=1"
 ARMS="full no_stage1 no_instructions"
 for arm in $ARMS; do # Tables 3 and 4
     before=stage1

@@ -263,7 +263,7 @@ def defaults(name: str) -> ConfigDict:
     )
     config.noise = ConfigDict(  # --mode=noise
         dict(
-            fillings="",  # of a step: EXAMPLESxNOISES, comma-separated; '' train's own, and half and a quarter of them
+            fillings="",  # of a step, as '32x1,16x4': examples x noises; '' train's own, 1/2 and 1/4 x 2 and x 4 of it
             steps=10,  # gradients of each
         )
     )

@@ -1,8 +1,9 @@
 """--mode=noise: of several ways to fill a step, which learns most a second, on this machine and from these weights.
 
-A step's gradient is the true one and noise: of the examples it happens to see, and of their noise levels. Small steps
-get as far as noise / signal x seconds is small (McCandlish et al., 1812.06162). More examples lower that noise, and so
-do more noisy copies of each (`train.noises`), which cost less, as they share the encoding of their references.
+A step's gradient is the true one and noise: of the examples it happens to see, and of their noise levels. At the best
+learning rate it gets 1 / (1 + noise) as far as a step without (McCandlish et al., 1812.06162, equation 2.7). More
+examples lower that noise, and so do more noisy copies of each (`train.noises`), which cost less, as they share the
+encoding of their references.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 from imagen_jax import partition, runs
 from imagen_jax.model import Model, make_model
 from imagen_jax.train import compile_gradient
-from imagen_jax.train_check import check_batch
+from imagen_jax.train_check import TrainError, check_batch
 from imagen_jax.workdir import write_json
 
 
@@ -50,21 +51,22 @@ class Gradients(NamedTuple):
 
     def together(self) -> float:
         """The sum of the products of any two different ones."""
-        return float(optax.tree.norm(self.total, squared=True)) - self.squares
+        return float(_product(self.total, self.total)) - self.squares
 
 
 def measure_noise(config: ConfigDict, workdir: Path, loader, command: str = "") -> dict:
-    """Print and write workdir/noise.json: for each of `config.noise.fillings` its noise, its time, and their product.
+    """Print and write workdir/noise.json: for each of `config.noise.fillings` its seconds, its noise and what a step's
+    progress without noise then costs.
 
-    The weights are those in workdir, else those that training would start from.
+    The weights are the averaged ones in workdir, else those that training would start from. The optimizer is not timed.
 
     Raises:
       NoiseError, TrainError, RunError, CheckpointError, PartitionError: one line, with the mend.
     """
     fillings, mesh, model = check(config), partition.make_mesh(config.mesh), make_model(config)
-    params = _weights(config, model, workdir, mesh)
+    params, first = _weights(config, model, workdir, mesh)
     frozen = {} if config.text_encoder.precomputed else runs.load_frozen(config, mesh)
-    found, first = {}, 0
+    found = {}
     for filling in fillings:
         gradients = _gradients(with_filling(config, filling), model, mesh, params, frozen, loader, first)
         found[filling] = collect(gradients)
@@ -77,18 +79,27 @@ def measure_noise(config: ConfigDict, workdir: Path, loader, command: str = "") 
 
 
 def check(config: ConfigDict) -> list[Filling]:
-    """What is to be compared. Raises NoiseError or TrainError, one line with the mend."""
-    size, noises = config.train.batch_size, config.train.noises
-    default = [Filling(size // n, noises * n) for n in (1, 2, 4) if size % n == 0]
-    texts = [text.strip() for text in config.noise.fillings.split(",") if text.strip()]
-    if wrong := [text for text in texts if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text)]:
-        raise NoiseError(f"config.noise.fillings: '{wrong[0]}' is not EXAMPLESxNOISES, as in 32x1,16x4")
-    fillings = [Filling(*map(int, text.split("x"))) for text in texts] or default
+    """What is to be compared. Raises NoiseError or PartitionError, one line with the mend."""
     if config.noise.steps < 2:
         raise NoiseError(f"config.noise.steps={config.noise.steps}: at least 2 are needed, to differ from each other")
-    for filling in fillings:
-        check_batch(with_filling(config, filling).train, partition.batch_ways(partition.make_mesh(config.mesh)))
-    return list(dict.fromkeys(fillings))
+    ways = partition.batch_ways(partition.make_mesh(config.mesh))
+    texts = [text.strip() for text in config.noise.fillings.split(",") if text.strip()]
+    if not texts:
+        size, noises = config.train.batch_size, config.train.noises
+        shares = [n for n in (1, 2, 4) if n == 1 or size % (n * ways * config.train.accumulate) == 0]
+        return [Filling(size // n, noises * n) for n in shares]
+    return list(dict.fromkeys(_parse(config, text, ways) for text in texts))
+
+
+def _parse(config: ConfigDict, text: str, ways: int) -> Filling:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise NoiseError(f"config.noise.fillings: '{text}' is not EXAMPLESxNOISES, as in 32x1,16x4")
+    filling = Filling(*map(int, text.split("x")))
+    try:
+        check_batch(with_filling(config, filling).train, ways)
+    except TrainError as error:
+        raise NoiseError(f"config.noise.fillings, {text}: {error}") from None
+    return filling
 
 
 def with_filling(config: ConfigDict, filling: Filling) -> ConfigDict:
@@ -114,58 +125,59 @@ def collect(gradients: Iterable[Any]) -> Gradients:
         seconds.append(time.perf_counter() - since)
         if i:
             total = gradient if total is None else _add(total, gradient)
-            squares.append(float(optax.tree.norm(gradient, squared=True)))
+            squares.append(float(_product(gradient, gradient)))
         since = time.perf_counter()
     return Gradients(len(squares), total, sum(squares), float(np.median(seconds[1:])))
 
 
-@jax.jit
-def _add(a: Any, b: Any) -> Any:
-    return jax.tree.map(jnp.add, a, b)
+# Each one program: on a mesh of CPU devices, many small ones that wait for each other's sums can lock up.
+_add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+_product = jax.jit(optax.tree.vdot)
 
 
 def compared(found: dict[Filling, Gradients]) -> list[dict]:
-    """A row a filling: noise / signal is E|g - G|^2 / |G|^2 of a step's gradient g around the true one, G.
+    """A row a filling: "noise" is E|g - G|^2 / |G|^2 of a step's gradient g around the true one, G; "cost" the seconds
+    of as much progress as one step makes without noise, seconds (1 + noise).
 
     G is one for all fillings, so that |G|^2 is the mean product of any two gradients of them all. Raises NoiseError
     where that drowns in the noise.
     """
     together = sum(each.together() for each in found.values())
     for a, b in itertools.combinations(found.values(), 2):
-        together += 2 * float(optax.tree.vdot(a.total, b.total))
+        together += 2 * float(_product(a.total, b.total))
     count = sum(each.count for each in found.values())
     signal = together / (count * (count - 1))
     if signal <= 0:
         raise NoiseError(f"{count} gradients are too few to tell the true one from noise: raise config.noise.steps")
-    return [_row(filling, each, each.squares / each.count / signal - 1) for filling, each in found.items()]
+    return [_row(filling, each, each.squares / each.count / signal) for filling, each in found.items()]
 
 
-def _row(filling: Filling, each: Gradients, noise: float) -> dict:
-    return {
-        "examples": filling.examples,
-        "noises": filling.noises,
-        "seconds": each.seconds,
-        "noise / signal": noise,
-        "noise / signal x seconds": noise * each.seconds,
-    }
+def _row(filling: Filling, each: Gradients, whole: float) -> dict:
+    plain = {"examples": filling.examples, "noises": filling.noises, "seconds": each.seconds}
+    return plain | {"noise": whole - 1, "cost": whole * each.seconds}
 
 
 def told(report: dict) -> str:
     """The report in a table for people."""
-    columns = "examples", "noises", "seconds", "noise / signal", "noise / signal x seconds"
-    lines = ["".join(f"{name:>{len(name) + 3}}" for name in columns)]
-    for row in report["fillings"]:
-        lines.append("".join(f"{row[name]:>{len(name) + 3}.4g}" for name in columns))
-    best = min(report["fillings"], key=lambda row: row[columns[-1]])
+    columns = "examples", "noises", "seconds", "noise", "cost"
+    lines = ["".join(f"{name:>10}" for name in columns)]
+    lines += ["".join(f"{row[name]:>10.4g}" for name in columns) for row in report["fillings"]]
+    best = min(report["fillings"], key=lambda row: row["cost"])
     settings = f"--config.train.batch_size={best['examples']} --config.train.noises={best['noises']}"
-    return "\n".join([*lines, f"least, so best for small steps: {settings}"])
+    return "\n".join([*lines, f"of least cost: {settings}"])
 
 
-def _weights(config: ConfigDict, model: Model, workdir: Path, mesh: Mesh) -> dict:
-    if runs.has_run(workdir):
-        return runs.open_trained(workdir, mesh, config.sharding).params
-    params, about = runs.take_over(
-        config, runs.init_params(config, model, mesh), runs.init_source(config, workdir), mesh
-    )
-    print(about.splitlines()[0], flush=True)
-    return params
+def _weights(config: ConfigDict, model: Model, workdir: Path, mesh: Mesh) -> tuple[dict, int]:
+    """The trained parameters, and the first example that they have not seen."""
+    if not runs.has_run(workdir):
+        fresh, source = runs.init_params(config, model, mesh), runs.init_source(config, workdir)
+        params, about = runs.take_over(config, fresh, source, mesh)
+        print(about.splitlines()[0], flush=True)
+        return params, 0
+    run = runs.open_trained(workdir, mesh, config.sharding)
+    if run.model != model:
+        raise NoiseError(
+            f"{workdir} holds another model than this config: name another --workdir, or that run's config"
+        )
+    print(f"weights: {workdir}, step {run.step}", flush=True)
+    return run.params, run.step * run.config.train.batch_size

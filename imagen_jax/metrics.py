@@ -30,7 +30,7 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
 
 def bucketed(loss: jax.Array, logsnr: jax.Array, edges: Sequence[float]) -> Sums:
-    """loss [B], logsnr [B] -> sum and count in each interval of logsnr between `edges`, open at both ends.
+    """loss [N], logsnr [N] -> sum and count in each interval of logsnr between `edges`, open at both ends.
 
     Keys are `loss/logsnr_LOW_HIGH`; an interval holds its lower edge.
     """
@@ -42,7 +42,7 @@ def bucketed(loss: jax.Array, logsnr: jax.Array, edges: Sequence[float]) -> Sums
 
 
 def by_task(loss: jax.Array, task: jax.Array, names: Sequence[str]) -> Sums:
-    """loss [B], task [B] (index into `names`) -> sum and count of each task, keys `loss/task_NAME`."""
+    """loss [N], task [N] (index into `names`) -> sum and count of each task, keys `loss/task_NAME`."""
     return {f"loss/task_{name}": _masked(loss, task == i) for i, name in enumerate(names)}
 
 

@@ -96,7 +96,7 @@ def shrink(image: Array, size: int) -> Array:
 def encode(model: Model, params: dict, text: Text, context: Context | None = None, project: bool = True) -> Cond:
     """Instruction arrays -> Cond: text encoder, context encoder, and every layer's keys and values.
 
-    For a single denoising step, as in training, `project=False` leaves those to the layers: less memory.
+    For one denoising step, as in training under one noise, `project=False` leaves those to the layers: less memory.
 
     Texts that carry their features need no text encoder, neither time nor parameters.
     """

@@ -163,11 +163,22 @@ def loop(trainer: Trainer, state: TrainState, window: metrics.Accumulator, signa
 
 
 def look(trainer: Trainer, state: TrainState, writer: metrics.MetricWriter) -> None:
-    """The held-out losses and the grid of sampled instructions, while training."""
-    step, report = int(state.step), training_report.reference_report(as_run(trainer, state), trainer.held_out)
-    writer.write(step, training_report.curve_points(report))
-    print(training_report.told(report))
+    """What held-out examples say while training, and the grid of sampled instructions."""
+    step, report = int(state.step), held_out_report(trainer, as_run(trainer, state))
+    if points := training_report.curve_points(report):
+        writer.write(step, points)
     print(f"picture: {writer.image(step, 'grid', np.asarray(sample_grid(trainer, state)))}", flush=True)
+
+
+def held_out_report(trainer: Trainer, run: runs.Run) -> dict:
+    """The losses, of super-resolution the likeness, of held-out examples; printed too."""
+    if trainer.model.lowres_size:
+        report = super_res_report.super_res_report(run, trainer.held_out)
+        print(super_res_report.told(report))
+    else:
+        report = training_report.reference_report(run, trainer.held_out)
+        print(training_report.told(report))
+    return report
 
 
 def compile_step(config: ConfigDict, model: Model, tx: optax.GradientTransformation, tasks: Sequence[str], mesh: Mesh):
@@ -244,14 +255,10 @@ def finish(trainer: Trainer, state: TrainState) -> dict:
     report = {"run": config.name, "step": int(state.step), "command": trainer.command, "corpus": data}
     report |= {"seed": config.seed, "image_size": trainer.model.image_size, "samples": str(picture)}
     report |= {"max_references": config.data.max_references}
-    if trainer.model.lowres_size:
-        report |= super_res_report.super_res_report(run, trainer.held_out)
-        print(super_res_report.told(report))
-    else:
-        report |= training_report.reference_report(run, trainer.held_out)
-        print(training_report.told(report))
+    report |= held_out_report(trainer, run)
+    if points := training_report.curve_points(report):
         writer = metrics.MetricWriter(trainer.workdir, int(state.step))
-        writer.write(int(state.step), training_report.curve_points(report))
+        writer.write(int(state.step), points)
         writer.close()
     training_report.write_instructions(trainer.held_out, trainer.workdir / "instructions")
     print(f"report:  {write_json(trainer.workdir / 'report.json', report)}\npicture: {picture}")

@@ -82,11 +82,11 @@ def draw(model: Model, objective: Objective, batch_size: int, key: Array) -> Dra
 def _draw_lowres(draws: Draws, model: Model, objective: Objective, key: Array) -> Draws:
     side = draws.eps.shape[1]
     level_key, eps_key, crop_key = jax.random.split(key, 3)
-    batch_size, small = draws.logsnr.shape[0], side * model.lowres_size // model.image_size
+    count, small = draws.logsnr.shape[0], side * model.lowres_size // model.image_size
     return draws.replace(
-        aug_level=jax.random.uniform(level_key, (batch_size,), maxval=objective.max_aug_level),
-        lowres_eps=jax.random.normal(eps_key, (batch_size, small, small, 3)),
-        corners=jax.random.randint(crop_key, (batch_size, 2), 0, model.lowres_size - small + 1),
+        aug_level=jax.random.uniform(level_key, (count,), maxval=objective.max_aug_level),
+        lowres_eps=jax.random.normal(eps_key, (count, small, small, 3)),
+        corners=jax.random.randint(crop_key, (count, 2), 0, model.lowres_size - small + 1),
     )
 
 
@@ -136,7 +136,7 @@ def mean_gradient(loss_of, params: dict, parts: int, data) -> tuple[dict, Array]
     example goes to one part, with its copies, so each device keeps the examples that it has.
     """
 
-    def gradient(data):
+    def of_part(data):
         def mean_loss(params):
             loss = loss_of(params, data)
             return loss.mean(), loss
@@ -144,19 +144,22 @@ def mean_gradient(loss_of, params: dict, parts: int, data) -> tuple[dict, Array]
         return jax.grad(mean_loss, has_aux=True)(params)
 
     if parts == 1:
-        return gradient(data)
+        return of_part(data)
 
     def add(total, data):
-        grads, loss = gradient(data)
+        grads, loss = of_part(data)
         return jax.tree.map(lambda t, g: t + g / parts, total, grads), loss
 
     examples = data[0].image.shape[0] // parts  # of a part
-
-    def deal(x):
-        return x.reshape(examples, parts, -1, *x.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
-
-    grads, loss = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), jax.tree.map(deal, data))
+    dealt = jax.tree.map(lambda x: _deal(x, examples, parts), data)
+    grads, loss = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), dealt)
     return grads, loss.reshape(parts, examples, -1).swapaxes(0, 1).reshape(-1)
+
+
+def _deal(x: Array, examples: int, parts: int) -> Array:
+    """[N, ...], some rows an example -> [parts, N / parts, ...]."""
+    copies, rest = x.shape[0] // (examples * parts), x.shape[1:]
+    return x.reshape(examples, parts, copies, *rest).swapaxes(0, 1).reshape(parts, examples * copies, *rest)
 
 
 def gradient(

@@ -128,11 +128,15 @@ def test_each_stage_takes_over_the_one_before(run, tmp_path):
     assert "start from scratch" in train("pretrain")
     told = train("stage1")
     assert f"init_from: {tmp_path / 'pretrain'}" in told and "context_attention" in told
-    told = train("stage2", "--config.model.context_zero_start=True")
+    told = train("stage2", "--config.model.context_zero_start=True", "--config.train.noises=2")
     assert "new        0 leaves" in told
+    measure = ["--mode=noise", "--config.noise.fillings=8x1,8x4", "--config.noise.steps=3", *SMALL]
+    told = run("--config=experiments/stage2.py", f"--workdir={tmp_path}/stage2", *measure)
+    assert f"weights: {tmp_path}/stage2, step 4" in told and "of least cost: --config.train.batch_size=8" in told
     enlarge = ["--config.model.image_size=32", "--config.model.lowres_size=16", "--config.model.text_levels=(2,)"]
     frozen = ["--config.text_encoder.frozen=True", f"--config.text_encoder.weights={tmp_path}/stage2"]
-    assert "unused" in train("super_res", *enlarge, *frozen)
+    assert "unused" in train("super_res", *enlarge, *frozen, "--config.train.sample_every=2")
+    assert (tmp_path / "super_res/samples/grid_2.png").exists()
     enlarged = json.loads((tmp_path / "super_res/report.json").read_text())["enlarged"]
     assert 0 < enlarged["sharpness"]["bicubic"] < 1 and enlarged["psnr"].keys() == {"model", "bicubic"}
     sample = ["--mode=sample", f"--instruction={tmp_path}/stage2/instructions/style_transfer.json"]

@@ -110,6 +110,21 @@ def test_noisy_copies_of_an_example_are_as_many_examples():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-5), gradient(shared, batch), expected)
 
 
+def test_the_copies_of_an_example_count_for_its_task():
+    config, net = tiny.config(), tiny.model_and_params()[0]
+    config.train.noises = 3
+    tx, params = make_optimizer(config.optim, config.train.steps), tiny.init(net)
+    batch = tiny.batch(size=4).replace(task=np.array([1, 0, 0, 0], np.int32))
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    shared = train_lib.make_objective(config)
+    each = jax.jit(functools.partial(losses, net, shared))(params, batch, draw(net, shared, 4, key))
+    step = compile_step(config, net, tx, ("a", "b"), partition.make_mesh({}, jax.devices()[:1]))
+    _, values = step(init_state(params, tx), {}, batch)
+    for task, own in (("a", each[3:]), ("b", each[:3])):
+        total, count = values[f"loss/task_{task}"]
+        assert int(count) == len(own) and float(total) == pytest.approx(float(own.sum()), rel=1e-4)
+
+
 @pytest.mark.parametrize("noises", [1, 2])
 def test_four_micro_batches_of_two_are_one_batch_of_eight(noises):
     config, batch = tiny.config(), tiny.batch(size=8)
@@ -124,11 +139,20 @@ def test_four_micro_batches_of_two_are_one_batch_of_eight(noises):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6), parts, whole)
 
 
+def test_micro_batches_need_no_references():
+    config, batch = tiny.config(context_levels=()), tiny.batch(size=8, slots=0)
+    net, params = tiny.model_and_params(context_levels=())
+    tx, step = step_function(config, net, optax.sgd(0.01), accumulate=4)
+    _, values = step(init_state(params, tx), {}, batch)
+    assert values["loss"].shape == (8,) and bool(jnp.isfinite(values["loss"]).all())
+
+
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
 
 
 def test_one_loss_on_five_mesh_shapes():
     config, batch = tiny.config(), tiny.batch(size=8)
+    config.train.noises = 2
     config.optim.name = "adafactor"  # the paper's: its factored state is sharded too
     net, params = tiny.model_and_params(channels=(8,), blocks=(1,), text_levels=(1,), context_levels=(1,))
     tx = make_optimizer(config.optim, config.train.steps)

@@ -151,7 +151,9 @@ STYLE = "\n".join(
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m imagen_jax.evaluation.curves", description="Draw the curves of a run as one SVG picture."
+        prog="python -m imagen_jax.evaluation.curves",
+        description="Draw the curves of a run as one SVG picture.",
+        allow_abbrev=False,
     )
     parser.add_argument("run", help="a workdir, or a release ('released': that of the package)")
     parser.add_argument("--output", type=Path, required=True, help="the .svg file")

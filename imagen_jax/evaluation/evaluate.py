@@ -46,7 +46,7 @@ class EvaluationError(ValueError):
 def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     """Evaluate a run by its own model, corpus and lengths; `config` says how it is sampled and measured.
 
-    Writes workdir/eval: scores.jsonl, report.json, report.md, report.html and grids/; returns the report.
+    Writes workdir/eval: scores.jsonl, report.json, report.md, report.html, curves.svg and grids/; returns the report.
 
     Args:
       config: its sections `eval`, `sample` and `mesh`. config.sample.run names another run than that in `workdir`.

@@ -50,7 +50,7 @@ def reference_report(run: Run, loader) -> dict:
       {"loss_true", "loss_shuffled": means over the tasks that have references, None without any;
       "tasks": {task: the same two, the true loss of each example, for paired comparisons ("examples"), its loss with
       shuffled references ("shuffled"), and what it shows, '' where that is not known ("subjects")};
-      "text_only": {task that has no references: its loss}}.
+      "text_only": {task without references, or whose references the model does not read: its loss}}.
     """
     loss = _compile(run.model, make_schedule(run.config))
     tasks, text_only = {}, {}
@@ -70,19 +70,21 @@ def reference_report(run: Run, loader) -> dict:
 
 def _losses(loss: Callable, run: Run, loader, task: str) -> tuple[list[float], list[float]]:
     """Of each held-out example of a task, with true and with shuffled references; none of these where it has none."""
+    batches = [loader.batch(i * BATCH_SIZE, BATCH_SIZE, task) for i in range(BATCHES)]
+    has_references = run.model.unet.config.context_levels and batches[0].context.mask.any()
     true, shuffled = [], []
-    for i in range(BATCHES):
-        batch, key = loader.batch(i * BATCH_SIZE, BATCH_SIZE, task), jax.random.key(i)
+    for i, batch in enumerate(batches):
+        key = jax.random.key(i)
         true += hosts.whole(loss(run.params, batch, key)).tolist()
-        if run.model.unet.config.context_levels and batch.context.mask.any():
+        if has_references:
             shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
     return true, shuffled
 
 
 def curve_points(report: dict) -> dict[str, float]:
-    """What the metrics keep of a report: `held_out/NAME`."""
-    kept = {name: report[name] for name in ("loss_true", "loss_shuffled") if report["tasks"]}
-    return {f"held_out/{name}": value for name, value in (kept | report["text_only"]).items()}
+    """The held-out losses that the metrics keep of a report, `held_out/NAME`; super-resolution's has none."""
+    kept = {name: report[name] for name in ("loss_true", "loss_shuffled") if report.get("tasks")}
+    return {f"held_out/{name}": value for name, value in (kept | report.get("text_only", {})).items()}
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Attention of a feature map to text, to references or to itself, and attention pooling (paper, appendix Table 5).
 
 Keys and values are computed apart from the queries: the tokens do not change during sampling, so they are projected
-once for all denoising steps. In training, with one step, a layer makes them itself where it reads them.
+once for all denoising steps. In training, under one noise, a layer makes them itself where it reads them.
 Each layer owns one learned null key and value: "no token at all" is a valid input.
 """
 

@@ -69,8 +69,8 @@ class UNet(nn.Module):
         """Text features [B, L, D] and their mask, and optionally context = (images [B, K, H, W, 3] in [-1, 1],
         their text features [B, K, L, D], text mask [B, K, L], slot mask [B, K]) -> Cond.
 
-        With `project` it holds the keys and values of every layer, for many denoising steps; without it the tokens,
-        which take less memory: for one step, as in training.
+        With `project` it holds the keys and values of every layer, for many denoising steps or noisy copies; without it
+        the tokens, which take less memory: for one step, as in training under one noise.
         """
         tokens = self._text_tokens(text)
         cond = Cond(text=tokens, text_mask=text_mask, pooled=self.pool(tokens.values, text_mask))
