@@ -238,7 +238,7 @@ def defaults(name: str) -> ConfigDict:
     config.eval = ConfigDict(  # --mode=eval; it samples as `sample` says
         dict(
             suites="",  # comma-separated, e.g. 'line,styled_subject'; '' all
-            count=64,  # cases a suite, fewer where the corpus has no more
+            count=64,  # cases a suite, fewer where the corpus has no more; 0 draws none and measures losses alone
             batch_size=32,  # pictures drawn at once
             seed=0,  # of the cases, their noise and the intervals
             corpus="",  # '' the run's own data.corpus, or where that has moved

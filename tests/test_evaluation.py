@@ -16,7 +16,7 @@ from PIL import Image
 from data_pipelines.corpus import load_corpus
 from data_pipelines.instruction import Instruction, Reference, layout_of
 from data_pipelines.loader import make_loader
-from data_pipelines.suites import Case, open_suites
+from data_pipelines.suites import ZERO_SHOT, Case, open_suites
 from data_pipelines.text import load_tokenizer
 from data_pipelines.wanted import Wanted
 from data_pipelines.wording import Example
@@ -196,6 +196,25 @@ def test_the_pages_hold_every_table_the_curves_and_the_cases(evaluated):
         f"{suite}{end}.webp" for suite in SUITES for end in ("", "_best_and_worst")
     }
     assert Image.open(workdir / "eval/grids/styled_subject.webp").width > 1200  # two references, five arms, the target
+
+
+def test_losses_alone_need_no_pictures_and_no_judge(evaluated, monkeypatch, tmp_path):
+    config, workdir, told = evaluated
+    config = config.copy_and_resolve_references()
+    config.eval.count, config.sample.run = 0, str(workdir)
+    monkeypatch.setattr(evaluate, "open_judges", None)
+    found = evaluate.evaluate(config, tmp_path)
+    assert found["losses"] == told["losses"] and not found["suites"]
+    composed = found["losses"]["composed"]
+    assert set(composed) == set(SUITES) & set(ZERO_SHOT)
+    for row in composed.values():
+        assert len(row["examples"]) == len(row["shuffled"]) == len(row["subjects"]) == 32
+        assert np.isclose(np.mean(row["examples"]), row["loss_true"], atol=1e-5) and row["examples"] != row["shuffled"]
+    markdown = (tmp_path / "eval/report.md").read_text()
+    assert "styled_subject, zero-shot | " in markdown and "## Pictures" not in markdown
+    config.eval.count = 1
+    with pytest.raises(evaluate.EvaluationError, match=r"^config\.eval\.count=1: at least 2 are needed.*; or 0, for"):
+        evaluate.check(config.eval)
 
 
 def test_a_killed_evaluation_goes_on_and_ends_the_same(evaluated, monkeypatch):

@@ -67,7 +67,8 @@ def _read(name: str, folder: Path, evaluated: bool) -> Measured:
             scores.setdefault(line["suite"], {})[line["case"]] = line["scores"]
             if "subject" in line:  # newer than some reports
                 subjects.setdefault(line["suite"], {})[line["case"]] = line["subject"]
-    tasks = report.get("losses", report).get("tasks", {})  # super-resolution has none
+    held_out = report.get("losses", report)  # super-resolution has neither of these
+    tasks = held_out.get("tasks", {}) | held_out.get("composed", {})
     losses = {task: {i: {LOSS: x} for i, x in enumerate(found.get("examples", ()))} for task, found in tasks.items()}
     of_losses = {task: dict(enumerate(found.get("subjects", ()))) for task, found in tasks.items()}
     return Measured(name, report, scores, losses, {"scores": subjects, "losses": of_losses})
@@ -119,7 +120,9 @@ def _check_same_cases(runs: Sequence[Measured]) -> None:
 
 
 def _losses_table(runs: Sequence[Measured], tasks: Sequence[str]) -> Table:
-    groups = {task: [task] for task in tasks} | ({"all of these": tasks} if len(tasks) > 1 else {})
+    trained, composed = ([task for task in tasks if (task in ZERO_SHOT) == zero_shot] for zero_shot in (False, True))
+    groups = {task: [task] for task in trained} | ({"all of these": trained} if len(trained) > 1 else {})
+    groups |= {task: [task] for task in composed} | ({"all combinations": composed} if len(composed) > 1 else {})
     rows = [(name, *_loss_cells(runs, members)) for name, members in groups.items()]
     note = "Log-SNR < 0, true references; lower is better. Against the first run, differences on the same noise."
     return Table("Held-out loss", note, ("task", *_columns(runs)), rows)

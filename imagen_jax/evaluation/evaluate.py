@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from data_pipelines.instruction import Layout, layout_of
 from data_pipelines.loader import make_loader
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT, Case, Suites, open_suites
-from data_pipelines.text import load_tokenizer
+from data_pipelines.text import Tokenizer, load_tokenizer
 from imagen_jax import cascade, partition, release, runs
 from imagen_jax.evaluation import arms, curves, page, report, training_report
 from imagen_jax.evaluation.arms import Pictures
@@ -33,6 +33,7 @@ from imagen_jax.evaluation.report import Drawn
 from imagen_jax.metrics import METRICS
 from imagen_jax.pipeline import MAX_SEED
 from imagen_jax.runs import Run
+from imagen_jax.types import Batch
 from imagen_jax.workdir import write_bytes, write_json, write_text
 
 FOLDER, CURVES = "eval", "curves.svg"  # of a workdir, and of that folder
@@ -69,21 +70,30 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     chosen = [suite for suite in wanted if suite in suites.names]
     if not chosen:
         raise EvaluationError(f"nothing to evaluate: {'; '.join(f'{s}: {suites.missing[s]}' for s in wanted)}")
-    networks = open_networks(Path(settings.cache), settings.clip)
-    judges = open_judges(corpus, layout.image_size, Path(settings.cache) / "judges", networks=networks)
-    pictures = draw_all(run, config, mesh, suites, chosen, layout, workdir / FOLDER / "pictures")
-    facts = _facts(run, config, judges, command) | {
+    facts = _facts(run, config, command) | {
         "missing": {suite: suites.missing[suite] for suite in wanted if suite not in chosen},
-        "losses": reference_losses(run, chosen, settings.seed),
+        "losses": reference_losses(run, chosen, settings.seed)
+        | {"composed": composed_losses(run, suites, chosen, layout)},
     }
-    drawn = [measure(suite, cases, by_arm, judges) for suite, (cases, by_arm) in pictures.items()]
+    if settings.count:
+        judges = open_judges(
+            corpus,
+            layout.image_size,
+            Path(settings.cache) / "judges",
+            networks=open_networks(Path(settings.cache), settings.clip),
+        )
+        pictures = draw_all(run, config, mesh, suites, chosen, layout, workdir / FOLDER / "pictures")
+        drawn = [measure(suite, cases, by_arm, judges) for suite, (cases, by_arm) in pictures.items()]
+        facts |= _judged(judges)
+    else:
+        drawn, facts = [], facts | {"judges": {"accuracies": {}, "told": []}, "left_out": {}}
     return _write(
         report.build(facts, drawn), drawn, curves.read_curves(release.locate(source) / METRICS), workdir / FOLDER
     )
 
 
-def _facts(run: Run, config: ConfigDict, judges: Judges, command: str) -> dict:
-    """What the report says of the run, and of how it was sampled and judged."""
+def _facts(run: Run, config: ConfigDict, command: str) -> dict:
+    """What the report says of the run, and of how it was sampled."""
     return {
         "run": run.config.name,
         "step": run.step,
@@ -94,6 +104,11 @@ def _facts(run: Run, config: ConfigDict, judges: Judges, command: str) -> dict:
         "seed": config.eval.seed,
         "count": config.eval.count,
         "sample": {k: config.sample[k] for k in ("method", "steps", "guidance", "guidance_weight", "threshold")},
+    }
+
+
+def _judged(judges: Judges) -> dict:
+    return {
         "judges": {"accuracies": judges.accuracies, "told": judges.told().splitlines()},
         "left_out": left_out(judges) | _left_out_sets(judges),
     }
@@ -127,8 +142,9 @@ def check(settings: ConfigDict) -> list[str]:
     known, named = (*IN_DOMAIN, *ZERO_SHOT), [name.strip() for name in settings.suites.split(",") if name.strip()]
     if unknown := [name for name in named if name not in known]:
         raise EvaluationError(f"config.eval.suites: '{unknown[0]}' is no suite; the suites are {', '.join(known)}")
-    if settings.count < 2:
-        raise EvaluationError(f"config.eval.count={settings.count}: at least 2 are needed, to shuffle their references")
+    if settings.count < 0 or settings.count == 1:
+        told = "at least 2 are needed, to shuffle their references; or 0, for the losses alone"
+        raise EvaluationError(f"config.eval.count={settings.count}: {told}")
     if settings.batch_size < 1:
         raise EvaluationError(f"config.eval.batch_size={settings.batch_size} must be 1 or more")
     if not 0 <= settings.seed <= MAX_SEED:
@@ -180,6 +196,30 @@ def reference_losses(run: Run, suites: Sequence[str], seed: int) -> dict:
     return training_report.reference_report(run, loader)
 
 
+def composed_losses(run: Run, suites: Suites, chosen: Sequence[str], layout: Layout) -> dict:
+    """As `reference_losses`, of the zero-shot suites among `chosen`: suite -> row.
+
+    Where a model is too little trained for its pictures to be judged, this still tells what it makes of combinations.
+    """
+    if not run.model.unet.config.context_levels:
+        return {}
+    tokenizer, size, rows = load_tokenizer(run.config.data.tokenizer), training_report.BATCH_SIZE, {}
+    for suite in [suite for suite in chosen if suite in ZERO_SHOT]:
+        count = min(training_report.BATCHES, suites.count(suite) // size) * size
+        cases = [suites.case(suite, i) for i in range(count)]
+        batches = [_batch(cases[start : start + size], tokenizer, layout) for start in range(0, count, size)]
+        if batches:
+            rows[suite] = training_report.row(
+                *training_report.losses(run, batches), list(map(report.subject_of, cases))
+            )
+    return rows
+
+
+def _batch(cases: Sequence[Case], tokenizer: Tokenizer, layout: Layout) -> Batch:
+    image, index = np.stack([case.example.target for case in cases]), np.array([case.index for case in cases])
+    return Batch(image, *arms.pack_cases(cases, tokenizer, layout), np.zeros(len(cases), np.int32), index)
+
+
 class Progress:
     """A line a batch: `line  shuffled  32/64  3.1 pictures/s  left 0:12:04`; the first batch, which compiles, apart."""
 
@@ -229,13 +269,13 @@ def save_pictures(path: Path, key: str, pictures: Pictures) -> None:
 
 def _write(told: dict, drawn: Sequence[Drawn], charts: Sequence[curves.Chart], folder: Path) -> dict:
     """All files; report.json last, so that where it is the others are, too."""
-    lines = [json.dumps(line) for each in drawn for line in report.score_lines(each)]
+    lines = "".join(json.dumps(line) + "\n" for each in drawn for line in report.score_lines(each))
     page.save_grids(drawn, folder / "grids")
     picture = curves.picture(charts)
     if picture:
         write_text(folder / CURVES, picture)
     paths = [
-        write_text(folder / "scores.jsonl", "\n".join(lines) + "\n"),
+        write_text(folder / "scores.jsonl", lines),
         write_text(folder / "report.md", report.markdown(told, CURVES if picture else "")),
         write_text(folder / "report.html", page.make_page(told, drawn, charts)),
         write_json(folder / "report.json", told),

@@ -109,7 +109,7 @@ def facts(report: Mapping) -> dict[str, str]:
     return {
         "run": trained(report),
         "corpus": f"{report['corpus']}, test subjects, {report['image_size']} px",
-        "cases": f"{report['count']} a suite, seed {report['seed']}",
+        "cases": f"{report['count']} a suite, seed {report['seed']}" if report["count"] else "no pictures drawn",
         "sampler": f"{sample['method']}, {sample['steps']} steps, guidance {_guidance(sample)}, "
         f"threshold {sample['threshold']}",
         "command": report["command"],
@@ -182,9 +182,10 @@ def _measured(report: Mapping) -> Iterator[tuple[tuple[str, str], dict]]:
 
 
 def _losses_table(losses: Mapping) -> Table:
+    composed = {f"{suite}, zero-shot": row for suite, row in losses.get("composed", {}).items()}
     rows = [
         (task, f"{row['loss_true']:.4f}", f"{row['loss_shuffled']:.4f}", _raised(task, row))
-        for task, row in losses["tasks"].items()
+        for task, row in (losses["tasks"] | composed).items()
     ]
     rows += [(task, f"{loss:.4f}", "", "") for task, loss in losses.get("text_only", {}).items()]
     note = "Held-out loss over log-SNR < 0, with the true references and with those of another example."
@@ -221,6 +222,8 @@ def _missing_table(report: Mapping) -> Table:
 
 def _legend(report: Mapping) -> Table:
     used = {measure for found in report["suites"].values() for measure in found["measures"]}
+    if not used:
+        return Table("Measures", "", (), [])
     rows = [(told(name), MEASURES[name].text) for name in MEASURES if name in used]
     return Table("Measures", "", ("measure", "what it says"), [(told(OVERALL), TEXT), *rows], names=2)
 
@@ -241,12 +244,9 @@ def markdown(report: Mapping, curves: str = "") -> str:
     lines += [line for table in tables(report) for line in markdown_table(table)]
     if curves:
         lines += ["", "## Training", "", f"![curves of the losses]({curves})"]
-    lines += [
-        "",
-        "## Pictures",
-        "",
-        "Of each suite its first cases, not selected, then its three best and three worst.",
-    ]
+    if report["suites"]:
+        told = "Of each suite its first cases, not selected, then its three best and three worst."
+        lines += ["", "## Pictures", "", told]
     for suite in report["suites"]:
         lines += [line for kind in ("", BEST_AND_WORST) for line in ("", f"![{suite}](grids/{suite}{kind}.webp)")]
     return "\n".join(lines) + "\n"

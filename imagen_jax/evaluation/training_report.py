@@ -6,7 +6,7 @@ every example is given the references of another one; the ratio of the two losse
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -52,25 +52,22 @@ def reference_report(run: Run, loader) -> dict:
       shuffled references ("shuffled"), and what it shows, '' where that is not known ("subjects")};
       "text_only": {task without references, or whose references the model does not read: its loss}}.
     """
-    loss = _compile(run.model, make_schedule(run.config))
     tasks, text_only = {}, {}
     for task in loader.tasks:
-        true, shuffled = _losses(loss, run, loader, task)
-        if not shuffled:
+        batches = [loader.batch(i * BATCH_SIZE, BATCH_SIZE, task) for i in range(BATCHES)]
+        true, shuffled = losses(run, batches)
+        if shuffled:
+            tasks[task] = row(true, shuffled, [loader.subject(i, task) for i in range(len(true))])
+        else:
             text_only[task] = float(np.mean(true))
-            continue
-        means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
-        subjects = [loader.subject(i, task) for i in range(len(true))]
-        each = {name: [round(x, 6) for x in found] for name, found in (("examples", true), ("shuffled", shuffled))}
-        tasks[task] = means | each | {"subjects": subjects}
     names = ("loss_true", "loss_shuffled")
     means = {k: float(np.mean([t[k] for t in tasks.values()])) if tasks else None for k in names}
     return means | {"tasks": tasks, "text_only": text_only}
 
 
-def _losses(loss: Callable, run: Run, loader, task: str) -> tuple[list[float], list[float]]:
-    """Of each held-out example of a task, with true and with shuffled references; none of these where it has none."""
-    batches = [loader.batch(i * BATCH_SIZE, BATCH_SIZE, task) for i in range(BATCHES)]
+def losses(run: Run, batches: Sequence[Batch]) -> tuple[list[float], list[float]]:
+    """Of each example, with true and with shuffled references; none of these where there are none to read."""
+    loss = _compile(run.model, make_schedule(run.config))
     has_references = run.model.unet.config.context_levels and batches[0].context.mask.any()
     true, shuffled = [], []
     for i, batch in enumerate(batches):
@@ -79,6 +76,13 @@ def _losses(loss: Callable, run: Run, loader, task: str) -> tuple[list[float], l
         if has_references:
             shuffled += hosts.whole(loss(run.params, shuffle_references(batch), key)).tolist()
     return true, shuffled
+
+
+def row(true: list[float], shuffled: list[float], subjects: list[str]) -> dict:
+    """What a report keeps of a task."""
+    means = {"loss_true": float(np.mean(true)), "loss_shuffled": float(np.mean(shuffled))}
+    each = {name: [round(x, 6) for x in found] for name, found in (("examples", true), ("shuffled", shuffled))}
+    return means | each | {"subjects": subjects}
 
 
 def curve_points(report: dict) -> dict[str, float]:
