@@ -2,7 +2,7 @@
 
     python -m imagen_jax.main --config=experiments/pretrain.py[:laptop|:small|:paper]
 
-Starts from scratch. Not measured.
+Starts from scratch. What the bare one gives stands in docs/training.md; the others were not measured.
 """
 
 from experiments import common

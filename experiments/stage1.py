@@ -2,8 +2,8 @@
 
     python -m imagen_jax.main --config=experiments/stage1.py[:laptop|:small|:paper]
 
-It takes over the weights of runs/pretrain; the context attention is new and starts at zero, but for `:laptop`. Not
-measured.
+It takes over the weights of runs/pretrain; the context attention is new and starts at zero, but for `:laptop`. What the
+bare one gives stands in docs/training.md; the others were not measured.
 """
 
 from experiments import common

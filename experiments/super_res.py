@@ -3,8 +3,8 @@
     python -m imagen_jax.main --config=experiments/super_res.py[:laptop|:small|:paper]
 
 Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. The UNet is new. The text encoder is that of the stage-2
-run, but for `:paper`, where it is frozen T5. `:laptop`, started from the release, is measured in docs/training.md; the
-others are not.
+run, but for `:paper`, where it is frozen T5. The bare one and `:laptop`, started from the release, are measured in
+docs/training.md; the others are not.
 """
 
 from experiments import common

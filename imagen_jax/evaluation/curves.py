@@ -114,7 +114,7 @@ def _drawing(chart: Chart) -> str:
     parts = []
     for value in _ticks(low, high):
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{y(value)}" y2="{y(value)}"/>')
-        parts.append(f'<text x="{LEFT - 5}" y="{y(value) + 4}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<text x="{LEFT - 5}" y="{y(value) + 4}" text-anchor="end">{value:.3g}</text>')
     for step, anchor in ((0, "start"), (last / 2, "middle"), (last, "end")):
         parts.append(f'<text x="{x(step)}" y="{HEIGHT - 8}" text-anchor="{anchor}">{step:,.0f}</text>')
     for i, line in enumerate(chart.lines.values()):
@@ -130,10 +130,11 @@ def _look(line: int) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within the range."""
+    """1, 2 and 5 times powers of ten within the range; its ends where these are too few to read it by."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [tick for tick in ticks if low <= tick <= high]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return inside if len(inside) > 1 else [low, high]
 
 
 STYLE = "\n".join(
