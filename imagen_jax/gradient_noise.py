@@ -6,6 +6,7 @@ examples lower that noise, and so do more noisy copies of each (`train.noises`),
 encoding of their references.
 """
 
+import functools
 import itertools
 import re
 import time
@@ -169,13 +170,13 @@ def told(report: dict) -> str:
 
 def _weights(config: ConfigDict, model: Model, workdir: Path, mesh: Mesh) -> tuple[dict, int]:
     """The trained parameters, and the first example that they have not seen."""
+    fresh = functools.partial(runs.init_params, config, model, mesh)
     if not runs.has_run(workdir):
-        fresh, source = runs.init_params(config, model, mesh), runs.init_source(config, workdir)
-        params, about = runs.take_over(config, fresh, source, mesh)
+        params, about = runs.take_over(config, fresh(), runs.init_source(config, workdir), mesh)
         print(about.splitlines()[0], flush=True)
         return params, 0
     run = runs.open_trained(workdir, mesh, config.sharding)
-    if run.model != model:
+    if jax.tree.map(jnp.shape, run.params) != jax.tree.map(jnp.shape, jax.eval_shape(fresh)):
         raise NoiseError(
             f"{workdir} holds another model than this config: name another --workdir, or that run's config"
         )

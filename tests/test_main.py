@@ -133,6 +133,8 @@ def test_each_stage_takes_over_the_one_before(run, tmp_path):
     measure = ["--mode=noise", "--config.noise.fillings=8x1,8x4", "--config.noise.steps=3", *SMALL]
     told = run("--config=experiments/stage2.py", f"--workdir={tmp_path}/stage2", *measure)
     assert f"weights: {tmp_path}/stage2, step 4" in told and "of least cost: --config.train.batch_size=8" in told
+    told = run("--config=experiments/stage2.py", f"--workdir={tmp_path}/pretrain", *measure, expect=2)
+    assert told.endswith("holds another model than this config: name another --workdir, or that run's config\n")
     enlarge = ["--config.model.image_size=32", "--config.model.lowres_size=16", "--config.model.text_levels=(2,)"]
     frozen = ["--config.text_encoder.frozen=True", f"--config.text_encoder.weights={tmp_path}/stage2"]
     assert "unused" in train("super_res", *enlarge, *frozen, "--config.train.sample_every=2")
