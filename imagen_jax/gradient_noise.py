@@ -1,9 +1,9 @@
 """--mode=noise: of several ways to fill a step, which learns most a second, on this machine and from these weights.
 
 A step's gradient is the true one and noise: of the examples it happens to see, and of their noise levels. At the best
-learning rate it gets 1 / (1 + noise) as far as a step without (McCandlish et al., 1812.06162, equation 2.7). More
-examples lower that noise, and so do more noisy copies of each (`train.noises`), which cost less, as they share the
-encoding of their references.
+learning rate it gets 1 / (1 + noise) as far as a step without (McCandlish et al., 1812.06162). More examples lower that
+noise, and so do more noisy copies of each (`train.noises`), which cost less, as they share the encoding of their
+references.
 """
 
 import functools

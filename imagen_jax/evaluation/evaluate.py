@@ -70,23 +70,15 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     chosen = [suite for suite in wanted if suite in suites.names]
     if not chosen:
         raise EvaluationError(f"nothing to evaluate: {'; '.join(f'{s}: {suites.missing[s]}' for s in wanted)}")
-    facts = _facts(run, config, command) | {
-        "missing": {suite: suites.missing[suite] for suite in wanted if suite not in chosen},
-        "losses": reference_losses(run, chosen, settings.seed)
-        | {"composed": composed_losses(run, suites, chosen, layout)},
-    }
-    if settings.count:
-        judges = open_judges(
-            corpus,
-            layout.image_size,
-            Path(settings.cache) / "judges",
-            networks=open_networks(Path(settings.cache), settings.clip),
-        )
+    judges = _open_judges(settings, corpus, layout.image_size) if settings.count else None
+    facts = _facts(run, config, command) | _judged(judges)
+    facts["missing"] = {suite: suites.missing[suite] for suite in wanted if suite not in chosen}
+    facts["losses"] = reference_losses(run, chosen, settings.seed)
+    facts["losses"]["composed"] = composed_losses(run, suites, chosen, layout)
+    drawn = []
+    if judges:
         pictures = draw_all(run, config, mesh, suites, chosen, layout, workdir / FOLDER / "pictures")
         drawn = [measure(suite, cases, by_arm, judges) for suite, (cases, by_arm) in pictures.items()]
-        facts |= _judged(judges)
-    else:
-        drawn, facts = [], facts | {"judges": {"accuracies": {}, "told": []}, "left_out": {}}
     return _write(
         report.build(facts, drawn), drawn, curves.read_curves(release.locate(source) / METRICS), workdir / FOLDER
     )
@@ -107,7 +99,15 @@ def _facts(run: Run, config: ConfigDict, command: str) -> dict:
     }
 
 
-def _judged(judges: Judges) -> dict:
+def _open_judges(settings: ConfigDict, corpus: str, size: int) -> Judges:
+    networks = open_networks(Path(settings.cache), settings.clip)
+    return open_judges(corpus, size, Path(settings.cache) / "judges", networks=networks)
+
+
+def _judged(judges: Judges | None) -> dict:
+    """How good the judges are, and what cannot be measured; nothing of either where nothing is drawn."""
+    if judges is None:
+        return {"judges": {"accuracies": {}, "told": []}, "left_out": {}}
     return {
         "judges": {"accuracies": judges.accuracies, "told": judges.told().splitlines()},
         "left_out": left_out(judges) | _left_out_sets(judges),
