@@ -153,11 +153,12 @@ _PAGE = """<!DOCTYPE html>
 """
 
 LIGHT = """:root { color-scheme: light dark; --ground: #f6f6f4; --card: #fff; --ink: #1c1d1f; --soft: #6b6f76;
-  --line: #dfe0e3;
-  --bad: #b3261e; --m1: #0b62c4; --m2: #b0480a; --m3: #0f7a4d; --m4: #8a2fb0; --m5: #a3174f; --m6: #5f6b00; }"""
+  --line: #dfe0e3; --bad: #b3261e; --m1: #0b62c4; --m2: #b0480a; --m3: #0f7a4d; --m4: #8a2fb0; --m5: #a3174f;
+  --m6: #5f6b00; }
+"""
 _STYLE = (
-    f"\n{LIGHT}"
-    + """
+    LIGHT
+    + """\
 @media (prefers-color-scheme: dark) {
   :root { --ground: #141517; --card: #1e2023; --ink: #e9e9ea; --soft: #9aa0a8; --line: #33363b; --bad: #ff8a80;
     --m1: #7ab5ff; --m2: #ffae70; --m3: #6fdca6; --m4: #d9a0f5; --m5: #ff94bd; --m6: #cbd75a; } }

@@ -93,7 +93,7 @@ def _draw_lowres(draws: Draws, model: Model, objective: Objective, key: Array) -
 def losses(model: Model, objective: Objective, params: dict, batch: Batch, draws: Draws) -> Array:
     """The loss of each noisy copy, [N]: v-prediction, L2 (paper, section 3.3).
 
-    References cost more to encode than a copy to denoise, so many copies share them, as AlphaFold 3's do its trunk.
+    Encoding the references is a large part of the work, so many copies share it, as AlphaFold 3's share its trunk.
     """
     x0 = model_lib.to_float(batch.image)
     cond = model_lib.encode(model, params, batch.text, batch.context, project=objective.noises > 1)

@@ -82,7 +82,7 @@ def picture(charts: Sequence[Chart]) -> str:
     width, height = WIDTH * len(drawings), ROW + HEIGHT + ROW * max(len(chart.lines) for chart, _ in drawings)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="sans-serif"><style>{LIGHT}\n{STYLE}</style>'
+        f'height="{height}" font-family="sans-serif"><style>{LIGHT}{STYLE}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(columns)}</svg>\n'
     )
 
