@@ -10,7 +10,7 @@ setup(
     python_requires=">=3.11,<3.13",  # those that it was run on
     packages=find_packages(include=["imagen_jax*", "data_pipelines*", "experiments*"]),
     package_data={
-        "imagen_jax": ["released/*", "released/super_res/*"],
+        "imagen_jax": ["released/*", "released/super_res/*", "evaluation/released_judges/*"],
         "data_pipelines": ["assets/*", "fixture/*", "fixture/sheets/*", "templates/*.txt"],
     },
     install_requires=[

@@ -22,7 +22,7 @@ BASE = {
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
     ),
     "laptop": dict(
-        image_size=32, channels=(64, 160), blocks=(3, 3), self_levels=(2,), text_levels=(2,), context_levels=(1, 2),
+        image_size=32, channels=(64, 160), blocks=(4, 3), self_levels=(2,), text_levels=(2,), context_levels=(1, 2),
         context_in_place=(1,), heads=4, head_dim=32, cond_channels=160, context_positions=True, context_pool=True,
         upsample="shuffle",
     ),

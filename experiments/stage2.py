@@ -41,7 +41,7 @@ def get_config(size: str = "tiny"):
     if size == "laptop":
         config.model.context_zero_start = False  # as in its stage 1
         config.optim.update(name="muon", learning_rate=1e-3, decay_share=0.75)  # WORKSPACE.md has what it gave
-        config.train.update(batch_size=16, noises=4)  # docs/training.md has what that gave
+        config.train.update(batch_size=8, noises=4)  # docs/training.md has what that gave
     elif size == "tiny":  # it often runs alone, and a model trained from scratch wants an ordinary start (WORKSPACE.md)
         config.model.context_zero_start = False
         config.train.update(checkpoint_every=100, sample_every=300)

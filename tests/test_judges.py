@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 import small_corpus
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import load_file
 
 from data_pipelines.corpus import Corpus, Picture
 from data_pipelines.instruction import Instruction, Reference
@@ -16,10 +18,12 @@ from data_pipelines.suites import Case
 from data_pipelines.wanted import Wanted
 from data_pipelines.wording import Example
 from imagen_jax.evaluation import judge_style, measures
+from imagen_jax.evaluation import judges as module
 from imagen_jax.evaluation.judge_gallery import Gallery
-from imagen_jax.evaluation.judge_subject import SubjectJudge
+from imagen_jax.evaluation.judge_networks import Depth, Vector
+from imagen_jax.evaluation.judge_subject import FEATURES, SubjectJudge
 from imagen_jax.evaluation.judge_training import Pool, root_splits, soften
-from imagen_jax.evaluation.judges import KINDS, JudgeError, digest, open_judges
+from imagen_jax.evaluation.judges import KINDS, RELEASED, VERSION, JudgeError, digest, open_judges
 
 SIZE = 8
 STEPS = {"style": 60, "subject": 4, "depth": 60}
@@ -120,6 +124,35 @@ def test_cached_judges_answer_bit_for_bit(judges, corpus, cache):
     np.testing.assert_array_equal(again.embed(pictures), judges.embed(pictures))
     np.testing.assert_array_equal(again.depth(pictures), judges.depth(pictures))
     assert again.measured == judges.measured and again.told() == judges.told()
+
+
+def test_released_judges_come_first_and_are_measured_anew(judges, corpus, cache, tmp_path, monkeypatch):
+    for path in cache.iterdir():  # released ones are files of the cache under a shorter name
+        (tmp_path / f"{path.stem.rsplit('-', 1)[0]}{path.suffix}").write_bytes(path.read_bytes())
+    monkeypatch.setattr(module, "RELEASED", tmp_path)
+    images = corpus.images.copy()
+    images[..., :3] = images[..., :3] // 2  # rendered in another way, which no judge here was trained on
+    pictures = np.stack([white(i, style) for i in range(4) for style in INKS])
+    found = open_judges(Corpus(images, corpus.pictures, {}), SIZE, tmp_path / "none")
+    np.testing.assert_array_equal(found.embed(pictures), judges.embed(pictures))
+    assert found.measured["style"]["accuracy"] < 1 and not (tmp_path / "none").exists()
+    for kind in KINDS:
+        monkeypatch.setattr(kind, "steps", 1)
+    renamed = (dataclasses.replace(corpus.pictures[0], name="another"), *corpus.pictures[1:])
+    open_judges(Corpus(corpus.images, renamed, {}), SIZE, tmp_path / "anew")
+    assert len(list((tmp_path / "anew").iterdir())) == 6
+
+
+def test_the_released_judges_are_those_of_this_code():
+    listings = set()
+    for kind, network in {"style": Vector(13), "subject": Vector(FEATURES), "depth": Depth()}.items():
+        facts = json.loads((RELEASED / f"{kind}-32px.json").read_text())
+        assert (facts["version"], facts["size"], facts["seed"]) == (VERSION, 32, 0)
+        listings.add(facts["listing"])
+        weights = unflatten_dict(load_file(RELEASED / f"{kind}-32px.safetensors"), sep="/")
+        shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+        assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, shapes)
+    assert len(listings) == 1
 
 
 def test_training_is_a_function_of_corpus_and_seed():

@@ -4,6 +4,9 @@ they are.
 The paper's pictures are rated by people (section 4.3), and CLIP's weights come in no package: so a style classifier, a
 subject embedder and a depth estimator are trained on training pictures by the command that needs them, in minutes. Each
 is only as good as its accuracy on real test pictures, which stands beside every score.
+
+Those of the full emoji and furniture corpora come with the package, so that scores can be had again: trained anew
+on another machine, they judge some pictures otherwise.
 """
 
 import hashlib
@@ -28,6 +31,7 @@ from imagen_jax.evaluation.judge_training import Judge, Pool
 from imagen_jax.evaluation.measure_networks import Networks
 from imagen_jax.workdir import write_json
 
+RELEASED = Path(__file__).parent / "released_judges"
 VERSION = 1  # raise it with every change of the networks or of their training: cached judges are then trained anew
 KINDS = (StyleJudge, SubjectJudge, DepthJudge)
 SCORES = {"style": "accuracy", "subject": "recall", "depth": "error"}  # what `accuracies` tells of each
@@ -95,7 +99,7 @@ def open_judges(
     networks: Networks | None = None,
     steps: Mapping[str, int] | None = None,
 ) -> Judges:
-    """The judges of a corpus for pictures of `size` pixels: read from `cache_dir`, or trained now and kept there.
+    """The judges of a corpus for pictures of `size` pixels: released, from `cache_dir`, or trained and kept there.
 
     Args:
       corpus: all splits, at `size` pixels, or where load_corpus finds it.
@@ -107,15 +111,18 @@ def open_judges(
     corpus = corpus if isinstance(corpus, Corpus) else load_corpus(corpus, size)
     if corpus.images.shape[1] != size:
         raise JudgeError(f"the corpus was loaded at {corpus.images.shape[1]} px, judges of {size} px were asked for")
-    pool, content = Pool(corpus), digest(corpus)
+    pool, content = Pool(corpus), {"corpus": digest(corpus), "listing": listing(corpus)}
     judges, measured, missing = {}, {}, {}
     for kind in KINDS:
         judge = kind(pool)
         if reason := judge.lacks():
             missing[judge.name] = reason
             continue
-        settings = {"seed": seed, "steps": (steps or {}).get(judge.name, judge.steps), "size": size}
         judges[judge.name] = judge
+        if judge.name not in (steps or {}) and _use_released(judge, seed, size, content["listing"]):
+            measured[judge.name] = judge.measure()
+            continue
+        settings = {"seed": seed, "steps": (steps or {}).get(judge.name, judge.steps), "size": size}
         measured[judge.name] = _open(judge, settings, content, Path(cache_dir))
     return Judges(judges, measured, missing, networks or Networks(), pool)
 
@@ -127,9 +134,25 @@ def digest(corpus: Corpus) -> str:
     return content.hexdigest()[:16]
 
 
-def _open(judge: Judge, settings: Mapping[str, int], content: str, cache: Path) -> dict:
+def listing(corpus: Corpus) -> str:
+    """Sixteen hex digits of what a corpus shows and how it is split, not of its pixels: renders differ by machine."""
+    pictures = sorted(map(repr, corpus.pictures))
+    return hashlib.sha256(repr((corpus.images.shape, pictures)).encode()).hexdigest()[:16]
+
+
+def _use_released(judge: Judge, seed: int, size: int, pictures: str) -> bool:
+    """Make the judge ready by the released weights, if there are any for these pictures. It is then measured anew."""
+    facts = RELEASED / f"{judge.name}-{size}px.json"
+    wanted = {"version": VERSION, "seed": seed, "size": size, "listing": pictures}
+    if not facts.exists() or not wanted.items() <= _read(facts).items():
+        return False
+    judge.use(_read(facts.with_suffix(".safetensors")))
+    return True
+
+
+def _open(judge: Judge, settings: Mapping[str, int], content: Mapping[str, str], cache: Path) -> dict:
     """Make the judge ready; returns what it measured. The .json is written last: without it there is no judge."""
-    key = json.dumps([VERSION, judge.name, content, settings], sort_keys=True)
+    key = json.dumps([VERSION, judge.name, content["corpus"], settings], sort_keys=True)
     name = f"{judge.name}-{settings['size']}px-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     weights, facts = cache / f"{name}.safetensors", cache / f"{name}.json"
     if facts.exists():
@@ -139,7 +162,7 @@ def _open(judge: Judge, settings: Mapping[str, int], content: str, cache: Path) 
     judge.use(params)
     measured = judge.measure()
     _write(weights, params)
-    write_json(facts, {"version": VERSION, "corpus": content, **settings, "measured": measured})
+    write_json(facts, {"version": VERSION, **content, **settings, "measured": measured})
     return measured
 
 
