@@ -119,11 +119,9 @@ def open_judges(
             missing[judge.name] = reason
             continue
         judges[judge.name] = judge
-        if judge.name not in (steps or {}) and _use_released(judge, seed, size, content["listing"]):
-            measured[judge.name] = judge.measure()
-            continue
         settings = {"seed": seed, "steps": (steps or {}).get(judge.name, judge.steps), "size": size}
-        measured[judge.name] = _open(judge, settings, content, Path(cache_dir))
+        released = judge.name not in (steps or {}) and _use_released(judge, settings, content["listing"])
+        measured[judge.name] = judge.measure() if released else _open(judge, settings, content, Path(cache_dir))
     return Judges(judges, measured, missing, networks or Networks(), pool)
 
 
@@ -135,15 +133,15 @@ def digest(corpus: Corpus) -> str:
 
 
 def listing(corpus: Corpus) -> str:
-    """Sixteen hex digits of what a corpus shows and how it is split, not of its pixels: renders differ by machine."""
+    """Sixteen hex digits of what a corpus shows and its splits, not of its pixels, which another machine may round."""
     pictures = sorted(map(repr, corpus.pictures))
     return hashlib.sha256(repr((corpus.images.shape, pictures)).encode()).hexdigest()[:16]
 
 
-def _use_released(judge: Judge, seed: int, size: int, pictures: str) -> bool:
-    """Make the judge ready by the released weights, if there are any for these pictures. It is then measured anew."""
-    facts = RELEASED / f"{judge.name}-{size}px.json"
-    wanted = {"version": VERSION, "seed": seed, "size": size, "listing": pictures}
+def _use_released(judge: Judge, settings: Mapping[str, int], pictures: str) -> bool:
+    """Make the judge ready by released weights, if there are any for these pictures, however long they were trained."""
+    facts = RELEASED / f"{judge.name}-{settings['size']}px.json"
+    wanted = {"version": VERSION, "seed": settings["seed"], "size": settings["size"], "listing": pictures}
     if not facts.exists() or not wanted.items() <= _read(facts).items():
         return False
     judge.use(_read(facts.with_suffix(".safetensors")))
