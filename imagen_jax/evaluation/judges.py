@@ -106,21 +106,21 @@ def open_judges(
       networks: those trained elsewhere; None: none.
       steps: judge -> steps of its training, where not the judge's own; an accuracy tells what they are worth.
 
-    Raises CorpusError, and JudgeError for a damaged file in the cache or another size than the corpus's.
+    Raises CorpusError, and JudgeError for a damaged judge or another size than the corpus's.
     """
     corpus = corpus if isinstance(corpus, Corpus) else load_corpus(corpus, size)
     if corpus.images.shape[1] != size:
         raise JudgeError(f"the corpus was loaded at {corpus.images.shape[1]} px, judges of {size} px were asked for")
     pool, content = Pool(corpus), {"corpus": digest(corpus), "listing": listing(corpus)}
-    judges, measured, missing = {}, {}, {}
+    steps, judges, measured, missing = steps or {}, {}, {}, {}
     for kind in KINDS:
         judge = kind(pool)
         if reason := judge.lacks():
             missing[judge.name] = reason
             continue
         judges[judge.name] = judge
-        settings = {"seed": seed, "steps": (steps or {}).get(judge.name, judge.steps), "size": size}
-        released = judge.name not in (steps or {}) and _use_released(judge, settings, content["listing"])
+        settings = {"seed": seed, "steps": steps.get(judge.name, judge.steps), "size": size}
+        released = judge.name not in steps and _use_released(judge, settings, content["listing"])
         measured[judge.name] = judge.measure() if released else _open(judge, settings, content, Path(cache_dir))
     return Judges(judges, measured, missing, networks or Networks(), pool)
 
