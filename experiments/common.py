@@ -22,7 +22,7 @@ BASE = {
         heads=4, head_dim=32, cond_channels=128, context_positions=True,
     ),
     "laptop": dict(
-        image_size=32, channels=(64, 160), blocks=(4, 3), self_levels=(2,), text_levels=(2,), context_levels=(1, 2),
+        image_size=32, channels=(128, 160), blocks=(4, 3), self_levels=(2,), text_levels=(2,), context_levels=(1, 2),
         context_in_place=(1,), heads=4, head_dim=32, cond_channels=160, context_positions=True, context_pool=True,
         upsample="shuffle",
     ),
@@ -130,7 +130,7 @@ def defaults(name: str) -> ConfigDict:
     config.seed = 0
     # Weights to take over: '' none; a workdir (an error when it holds no checkpoint); or 'auto': the run named
     # `follows` beside this workdir when it is there, otherwise from scratch, and the log says which.
-    # It may have fewer blocks a level: the new ones start as identities (imagen_jax/growth.py).
+    # It may have fewer blocks a level, or a narrower level: what is new adds nothing at first (imagen_jax/growth.py).
     config.init_from = ""
     config.follows = ""
     config.init_parts = ("unet", "text_encoder")  # which of its parameters

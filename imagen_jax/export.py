@@ -47,7 +47,12 @@ def main() -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="a trained run")
     parser.add_argument("--output", type=Path, required=True, help="folder of the release")
-    parser.add_argument("--dtype", choices=release.DTYPES, default="bfloat16", help="of the weights (%(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=release.DTYPES,
+        default="bfloat16",
+        help="of the weights (%(default)s); int8: of the text encoder's table of tokens, bfloat16 of the rest",
+    )
     arguments = parser.parse_args()
     return guarded(lambda: print(export(arguments.workdir, arguments.output, arguments.dtype)))
 

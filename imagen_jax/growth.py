@@ -1,34 +1,54 @@
-"""A deeper UNet that starts equal to the one it takes over: new blocks are identities (Net2Net, 1511.05641).
+"""A deeper or wider UNet that starts as the one it takes over (Net2Net, 1511.05641).
 
-The new blocks of a level lie on the inside of the U: its last DBlocks, which hand on what they are given, and its first
-UBlocks, which leave out the skip. So each old UBlock reads the output of the same DBlock as before.
+New blocks are identities. They lie on the inside of the U: a level's last DBlocks, which hand on what they are given,
+and its first UBlocks, which leave out the skip. So each old UBlock reads the output of the same DBlock as before.
+
+New channels hold fresh features, which nothing old reads at first but the normalisations over many channels: a wider
+model starts close to the old one, not equal to it.
 """
 
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class GrowthError(ValueError):
-    """The run to take over has more blocks than the model."""
+    """The run to take over is larger than the model, or grows in a way that cannot be followed."""
 
 
-def grow(fresh: Mapping, before: Mapping, blocks: Sequence[int], old_blocks: Sequence[int]) -> tuple[dict, dict]:
-    """Prepare for pretrained.warm_start: `fresh` with its new blocks as identities, and `before` under new names.
+def grow(fresh: Mapping, before: Mapping, sizes: Mapping, old_sizes: Mapping) -> tuple[dict, dict]:
+    """Prepare for pretrained.warm_start: `fresh`, its new blocks as identities, and `before` in its names and shapes.
 
     Args:
       fresh, before: the parameters of the two UNets, `model.scan=False`.
-      blocks, old_blocks: `model.blocks` of both.
+      sizes, old_sizes: {"blocks", "channels"} of both, as in config.model.
 
     Raises:
-      GrowthError: a level has fewer blocks than before, or there are more or fewer levels.
+      GrowthError: a level has fewer blocks or channels than before, more than one is wider, or there are more or fewer.
     """
-    if len(blocks) != len(old_blocks) or any(new < old for new, old in zip(blocks, old_blocks, strict=True)):
-        raise GrowthError(
-            f"config.model.blocks={tuple(blocks)}: the run to take over has {tuple(old_blocks)}, and a model can only "
-            "take over one of as many levels, with as many blocks each or fewer"
-        )
+    for key in ("blocks", "channels"):
+        _check(key, sizes[key], old_sizes[key])
+    fresh, before = _deepen(fresh, before, sizes["blocks"], old_sizes["blocks"])
+    return fresh, _widen(fresh, before, sizes["channels"], old_sizes["channels"])
+
+
+def grown(sizes: Mapping, old_sizes: Mapping) -> list[str]:
+    """Which of the sizes that `grow` reads differ."""
+    return [key for key in ("blocks", "channels") if tuple(sizes[key]) != tuple(old_sizes[key])]
+
+
+def _check(key: str, new: Sequence[int], old: Sequence[int]) -> None:
+    told = f"config.model.{key}={tuple(new)}: the run to take over has {tuple(old)}, and a model can only take over one"
+    if len(new) != len(old) or any(now < then for now, then in zip(new, old, strict=True)):
+        raise GrowthError(f"{told} of as many levels, with as many {key} each or fewer")
+    if key == "channels" and sum(now > then for now, then in zip(new, old, strict=True)) > 1:
+        raise GrowthError(f"{told} of which one level is narrower; widen one after the other")
+
+
+def _deepen(fresh: Mapping, before: Mapping, blocks: Sequence[int], old_blocks: Sequence[int]) -> tuple[dict, dict]:
     fresh, renamed = dict(fresh), {name: part for name, part in before.items() if not name.startswith("up_")}
     for level, (new, old) in enumerate(zip(blocks, old_blocks, strict=True)):
         up, added = f"up_{len(blocks) - 1 - level}", new - old
@@ -54,3 +74,30 @@ def _identity(block: Mapping) -> dict:
 def _filled(kernel: jax.Array, value: jax.Array) -> jax.Array:
     """`value` in the kernel's shape, dtype and shards."""
     return jax.device_put(jnp.broadcast_to(value, kernel.shape).astype(kernel.dtype), kernel.sharding)
+
+
+def _widen(fresh: Mapping, before: Mapping, channels: Sequence[int], old_channels: Sequence[int]) -> dict:
+    widths = [(old, new) for old, new in zip(old_channels, channels, strict=True) if old != new]
+    if not widths:
+        return dict(before)
+    leaves = flatten_dict(fresh)
+    return unflatten_dict(
+        {path: _within(leaves.get(path), leaf, *widths[0]) for path, leaf in flatten_dict(before).items()}
+    )
+
+
+def _within(fresh: jax.Array | None, before: jax.Array, old: int, new: int) -> jax.Array:
+    """The old leaf at its places in the fresh one; of a kernel [..., in, out], old outputs read nothing new."""
+    if fresh is None or fresh.shape == before.shape:
+        return before
+    places = [_places(*sides, old, new) for sides in zip(before.shape, fresh.shape, strict=True)]
+    if fresh.ndim > 1:
+        fresh = fresh.at[..., places[-1]].set(0.0)
+    return fresh.at[np.ix_(*places)].set(before)
+
+
+def _places(before: int, after: int, old: int, new: int) -> np.ndarray:
+    """Where an axis's entries go. One that grows is a row of parts, `old` channels each: [x, skip], FiLM's two."""
+    if before == after:
+        return np.arange(before)
+    return (np.arange(before // old)[:, None] * new + np.arange(old)).reshape(-1)

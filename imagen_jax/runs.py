@@ -107,9 +107,9 @@ def init_source(config: ConfigDict, workdir: Path) -> Path | None:
 def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh) -> tuple[dict, str]:
     """Put the weights of the run in `source` (the parts that init_parts names) into `params`.
 
-    With more blocks a level than that run has, the model starts equal to it (growth). Returns the parameters and what
-    to tell: which leaves were loaded, which are new, which unused. Raises RunError where one of the two holds its
-    blocks as loops do and the other does not, and GrowthError where this model has fewer.
+    With more blocks a level than that run has, or a wider level, the model starts as that one (growth). Returns the
+    parameters and what to tell: which leaves were loaded, which are new, which unused. Raises RunError where one of the
+    two holds its blocks as loops do and the other does not, and GrowthError where this model has fewer.
     """
     if source is None:
         looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
@@ -125,14 +125,14 @@ def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh)
             f"config.model.scan={config.model.scan}: {source} was trained with {not config.model.scan}, and its blocks "
             f"are stored in that form; set --config.model.scan={not config.model.scan}"
         )
-    blocks = config.model.blocks, about["config"]["model"]["blocks"]
-    if "unet" in config.init_parts and tuple(blocks[0]) != tuple(blocks[1]):
+    sizes = config.model, about["config"]["model"]
+    if "unet" in config.init_parts and (keys := growth.grown(*sizes)):
         if config.model.scan:
             raise RunError(
-                f"config.model.blocks={tuple(blocks[0])}: {source} has {tuple(blocks[1])}, and a run whose blocks are "
-                "loops (model.scan=True) cannot grow; set it to that"
+                f"config.model.{keys[0]}={tuple(sizes[0][keys[0]])}: {source} has {tuple(sizes[1][keys[0]])}, and a "
+                "run whose blocks are loops (model.scan=True) cannot grow; set it to that"
             )
-        unets = growth.grow(params["unet"], before["unet"], *blocks)
+        unets = growth.grow(params["unet"], before["unet"], *sizes)
         params, before = ({**tree, "unet": unet} for tree, unet in zip((params, before), unets, strict=True))
     params, report = pretrained.warm_start(params, {part: before[part] for part in config.init_parts if part in before})
     return params, f"init_from: {source}, its {' and '.join(config.init_parts)}\n{report.summary()}"

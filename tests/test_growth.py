@@ -1,12 +1,14 @@
-"""A model with more blocks takes over one with fewer: it draws the same at first, and what is new can learn."""
+"""A larger model takes over a smaller one: it draws the same at first, and what is new can learn."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax import growth, partition, release, runs
+from imagen_jax import growth, partition, pretrained, release, runs
 from imagen_jax import model as model_lib
+from imagen_jax.nn.layers import GroupNorm
 from imagen_jax.train import config_json
 from tests import tiny
 
@@ -48,10 +50,57 @@ def test_every_new_block_can_learn(grown):
     assert float(jnp.abs(gradient["down_1_0"]["self_attention"]["out"]["kernel"]).max()) > 0
 
 
-@pytest.mark.parametrize("blocks", [(1, 0), (1, 1, 1)])
-def test_a_model_cannot_shrink(blocks):
-    with pytest.raises(growth.GrowthError, match="fewer") as told:
-        growth.grow({}, {}, blocks, (1, 1))
+def wider(params, **model):
+    """(model, parameters) with `model` in place of tiny's sizes, from the parameters of tiny's."""
+    config = tiny.config(**LEVELS, **model)
+    net = model_lib.make_model(config)
+    fresh = tiny.init(net)
+    unets = growth.grow(fresh["unet"], params["unet"], config.model, tiny.config(**LEVELS).model)
+    return net, pretrained.warm_start({**fresh, "unet": unets[0]}, {**params, "unet": unets[1]})[0]
+
+
+def without_norms(monkeypatch):
+    """Normalisations hand on x: they alone make a wider model another one."""
+    monkeypatch.setattr(nn.LayerNorm, "__call__", lambda self, x: x)
+    monkeypatch.setattr(
+        GroupNorm,
+        "__call__",
+        lambda self, x, film=None: x if film is None else x * (1 + film[:, None, None, : x.shape[-1]]),
+    )
+
+
+@pytest.mark.parametrize(("channels", "upsample"), [((12, 16), "shuffle"), ((16, 16), "nearest"), ((8, 32), "shuffle")])
+def test_a_wider_model_differs_by_its_normalisations_alone(channels, upsample, monkeypatch):
+    net, params = tiny.model_and_params(**LEVELS, upsample=upsample)
+    without_norms(monkeypatch)
+    after = wider(params, channels=channels, upsample=upsample)
+    assert after[1]["unet"]["up_0_0"]["residual"]["conv_1"]["kernel"].shape[-2:] == (2 * channels[1], channels[1])
+    wanted = np.asarray(outputs(net, params, tiny.batch()))
+    np.testing.assert_allclose(outputs(*after, tiny.batch()), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_every_new_channel_can_learn():
+    _, params = tiny.model_and_params(**LEVELS)
+    net, params = wider(params, channels=(16, 16))
+    gradient = jax.jit(jax.grad(lambda params: jnp.square(outputs(net, params, tiny.batch())).sum()))(params)["unet"]
+    for name, rows in (("down_0_0", slice(8, 16)), ("up_1_0", slice(24, 32))):
+        read = gradient[name]["residual"]["shortcut"]["kernel"][0, 0, rows, :8]
+        assert (jnp.abs(read).max(axis=1) > 0).all(), name
+    assert (jnp.abs(gradient["out"]["kernel"][..., 8:, :]).max(axis=(0, 1, 3)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(blocks=(1, 0), channels=(8, 16)),
+        dict(blocks=(1, 1, 1), channels=(8, 16)),
+        dict(blocks=(1, 1), channels=(4, 16)),
+        dict(blocks=(1, 1), channels=(16, 32)),
+    ],
+)
+def test_what_it_cannot_take_over_is_told(sizes):
+    with pytest.raises(growth.GrowthError, match=r"^config\.model\..*: the run to take over has") as told:
+        growth.grow({}, {}, sizes, dict(blocks=(1, 1), channels=(8, 16)))
     assert "\n" not in str(told.value)
 
 

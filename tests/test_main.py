@@ -141,6 +141,9 @@ def test_each_stage_takes_over_the_one_before(run, tmp_path):
     assert (tmp_path / "super_res/samples/grid_2.png").exists()
     enlarged = json.loads((tmp_path / "super_res/report.json").read_text())["enlarged"]
     assert 0 < enlarged["sharpness"]["bicubic"] < 1 and enlarged["psnr"].keys() == {"model", "bicubic"}
+    run("--config=experiments/super_res.py", f"--workdir={tmp_path}/super_res", "--mode=eval", *SMALL)
+    assert json.loads((tmp_path / "super_res/eval/report.json").read_text())["enlarged"] == enlarged
+    assert Image.open(tmp_path / "super_res/eval/enlarged.png").height > 8 * 128
     sample = ["--mode=sample", f"--instruction={tmp_path}/stage2/instructions/style_transfer.json"]
     told = run("--config=experiments/stage2.py", f"--workdir={tmp_path}/stage2", *sample, "--config.sample.steps=2")
     pictures = [Path(line.split(": ")[1]) for line in told.splitlines() if line.startswith("picture: ")]

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from imagen_jax import export, partition, pipeline, release, runs, sample
 from imagen_jax.train import config_json
@@ -27,6 +28,20 @@ def test_it_opens_as_a_run(folder):
     for ours, theirs in zip(jax.tree.leaves(run.params), jax.tree.leaves(params), strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_array_equal(ours, theirs.astype("bfloat16").astype(np.float32))
+
+
+def test_a_table_in_int8_is_as_near_as_its_rows_allow(folder, tmp_path):
+    """And what else there is, as in bfloat16."""
+    assert "int8" in export.export(folder, tmp_path / "smaller", "int8")
+    mesh = partition.make_mesh(MESH)
+    there, here = (flatten_dict(runs.open_run(path, mesh).params, sep="/") for path in (folder, tmp_path / "smaller"))
+    table = np.asarray(there.pop("text_encoder/token_embedder/embedding"))
+    step = np.abs(table).max(1, keepdims=True) / 127
+    error = np.abs(here.pop("text_encoder/token_embedder/embedding") - table)
+    assert error.max() > 0 and (error <= 0.501 * step).all()
+    jax.tree.map(np.testing.assert_array_equal, here, there)
+    sizes = [(path / "weights.safetensors").stat().st_size for path in (folder, tmp_path / "smaller")]
+    assert sizes[1] < sizes[0]
 
 
 def test_a_run_can_start_from_it(folder, tmp_path):
@@ -121,5 +136,5 @@ def test_a_run_that_has_no_such_text_encoder_is_one_line(source, sizes, told, fr
 
 
 def test_unknown_dtype(tmp_path):
-    with pytest.raises(release.ReleaseError, match="none of bfloat16, float32"):
+    with pytest.raises(release.ReleaseError, match="none of bfloat16, int8, float32"):
         release.write_release(tmp_path, {}, {}, "int4")

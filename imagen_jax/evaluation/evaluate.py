@@ -23,7 +23,7 @@ from data_pipelines.loader import make_loader
 from data_pipelines.suites import IN_DOMAIN, ZERO_SHOT, Case, Suites, open_suites
 from data_pipelines.text import Tokenizer, load_tokenizer
 from imagen_jax import cascade, partition, release, runs
-from imagen_jax.evaluation import arms, curves, page, report, training_report
+from imagen_jax.evaluation import arms, curves, page, report, super_res_report, training_report
 from imagen_jax.evaluation.arms import Pictures
 from imagen_jax.evaluation.judges import Judges, open_judges
 from imagen_jax.evaluation.measure_networks import open_networks
@@ -48,6 +48,7 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     """Evaluate a run by its own model, corpus and lengths; `config` says how it is sampled and measured.
 
     Writes workdir/eval: scores.jsonl, report.json, report.md, report.html, curves.svg and grids/; returns the report.
+    Of super-resolution it writes what super_res_report.evaluate does.
 
     Args:
       config: its sections `eval`, `sample` and `mesh`. config.sample.run names another run than that in `workdir`.
@@ -61,10 +62,11 @@ def evaluate(config: ConfigDict, workdir: Path, command: str = "") -> dict:
     cascade.check_sampler(config.sample, "config.sample")
     mesh, source = partition.make_mesh(config.mesh), config.sample.run or workdir
     run = runs.open_run(source, mesh, config)
-    cascade.check_fit(run, None)
     if run.config.data.loader == "records" and not settings.corpus:
         raise EvaluationError(f"{source}: trained on records, and suites are of a corpus: name one, config.eval.corpus")
     run.config.data.corpus = corpus = settings.corpus or run.config.data.corpus
+    if run.model.lowres_size:
+        return super_res_report.evaluate(run, config, workdir / FOLDER, command)
     layout = layout_for(run)
     suites = open_suites(run.config.data, layout, settings.seed)
     chosen = [suite for suite in wanted if suite in suites.names]
