@@ -23,7 +23,7 @@ from data_pipelines.mixture import Mixture
 from data_pipelines.pairs import HELD_OUT_STYLE
 from data_pipelines.tasks import TASKS
 from data_pipelines.text import Tokenizer, load_tokenizer
-from data_pipelines.wording import Example, renumber, tell_once
+from data_pipelines.wording import Example, renumber, tell_once, unname
 from imagen_jax.types import Batch, Context, Text
 
 LOADERS = ("memory", "records")
@@ -31,6 +31,7 @@ OF_MEMORY = dict(instructions=True, augment=True, told_styles=0.0)  # keys of `d
 PREFETCH = 2  # batches made ahead
 MARKERS = 3  # numbers that training deals markers from: as many as suites need that join what tasks show apart
 TOLD_ONCE = 0.3  # share of training instructions that say what a picture is for in one place, not in two
+UNNAMED = 0.5  # share of the training instructions of `subject` that leave it to the pictures what it is
 SEEDS = 1 << 63
 
 
@@ -42,8 +43,8 @@ class Loader(abc.ABC):
     """An endless stream of examples with random access.
 
     With `telling_seed` instructions are told anew before they are packed, as training wants it: some with each role
-    told once only, and all under other markers: one that always stood for one role, as [ref#2] did for a transfer's
-    content, would be read as that role in every instruction.
+    told once only, half of those of a subject without its name, and all under other markers: one that always stood for
+    one role, as [ref#2] did for a transfer's content, would be read as that role in every instruction.
 
     Attributes:
       tasks: names of the tasks, or of the data sets; Batch.task holds positions in it.
@@ -98,24 +99,26 @@ class Loader(abc.ABC):
     def told(self, i: int, task: str | None = None) -> Example:
         """As `example`, with the instruction as it is packed."""
         example = self.example(i, task)
-        return dataclasses.replace(example, instruction=self._retell(example.instruction, i))
+        return dataclasses.replace(example, instruction=self._retell(example, i))
 
-    def _pack(self, instruction: Instruction, i: int) -> tuple[Text, Context]:
-        return pack(self._retell(instruction, i), self.tokenizer, self.layout)
+    def _pack(self, example: Example, i: int) -> tuple[Text, Context]:
+        return pack(self._retell(example, i), self.tokenizer, self.layout)
 
-    def _retell(self, instruction: Instruction, i: int) -> Instruction:
+    def _retell(self, example: Example, i: int) -> Instruction:
         """The instruction of example `i`; one with stored features is told as they were made."""
+        instruction = example.instruction
         if self._telling_seed is None or instruction.features is not None:
             return instruction
         rng = random_of(self._telling_seed, 1 << 63 | i)
         numbers = 1 + rng.permutation(max(MARKERS, len(instruction.references)))[: len(instruction.references)]
-        once = rng.random() / TOLD_ONCE
+        once, unnamed = rng.random() / TOLD_ONCE, rng.random() < UNNAMED
         instruction = renumber(instruction, numbers)
+        instruction = unname(instruction) if unnamed and example.task == "subject" else instruction
         return tell_once(instruction, in_text=once < 0.5) if once < 1 else instruction
 
     def _collate(self, indices: Sequence[int], task: str | None = None) -> Batch:
         examples = [self.example(i, task) for i in indices]
-        packed = [self._pack(example.instruction, i) for i, example in zip(indices, examples, strict=True)]
+        packed = [self._pack(example, i) for i, example in zip(indices, examples, strict=True)]
         text, context = jax.tree.map(lambda *leaves: np.stack(leaves), *packed)
         return Batch(
             image=np.stack([fit_image(example.target, self.layout.image_size) for example in examples]),

@@ -131,7 +131,7 @@ class StreamingLoader(Loader):
         """Put one packed example into its row."""
         example = self._read(task, number, epoch)
         try:
-            text, context = self._pack(example.instruction, int(batch.index[row]))
+            text, context = self._pack(example, int(batch.index[row]))
         except ValueError as error:
             raise RecordError(f"{self._datasets[task].where(number)}: {error}") from error
         batch.image[row] = example.target

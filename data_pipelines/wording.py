@@ -3,6 +3,7 @@
 A draft says what is shown; its task's phrasings (data_pipelines/templates) say it as an instruction (paper section 3).
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ import numpy as np
 from data_pipelines import templates
 from data_pipelines.instruction import Instruction, Reference, check, context_text
 from data_pipelines.text import MARKER
+
+UNNAMED = "subject"  # what a picture is called whose subject is not named
 
 
 class WordingError(ValueError):
@@ -95,6 +98,19 @@ def tell_once(instruction: Instruction, in_text: bool) -> Instruction:
     for reference, words in zip(instruction.references, told, strict=True):
         text = text.replace(words, reference.marker)
     return replace(instruction, text=text)
+
+
+def unname(instruction: Instruction) -> Instruction:
+    """The same instruction, where it calls its references by what they show, without that: the pictures alone tell.
+
+    "Draw [ref#1] fox: fox, flat icon" becomes "Draw [ref#1] subject: the subject, flat icon".
+    """
+    text = instruction.text
+    for reference in instruction.references:
+        text = text.replace(context_text(reference), f"{reference.marker} {UNNAMED}")
+    for reference in instruction.references:
+        text = re.sub(rf"(?<!\w){re.escape(reference.text)}(?!\w)", f"the {UNNAMED}", text)
+    return replace(instruction, text=text, references=tuple(replace(r, text=UNNAMED) for r in instruction.references))
 
 
 def _render(task: str, draft: Draft, references: Sequence[Reference], first: int, fits) -> str | None:

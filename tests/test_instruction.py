@@ -15,7 +15,7 @@ from data_pipelines import instruction as instructions
 from data_pipelines.images import fit_image
 from data_pipelines.instruction import Instruction, InstructionError, Layout, Reference, pack
 from data_pipelines.text import load_tokenizer
-from data_pipelines.wording import renumber, tell_once
+from data_pipelines.wording import renumber, tell_once, unname
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = Layout(image_size=8, max_references=3, text_length=32, reference_text_length=12)
@@ -90,6 +90,16 @@ def test_what_is_told_twice_can_be_told_once():
     in_text, beside = tell_once(twice, in_text=True), tell_once(twice, in_text=False)
     assert (in_text.text, [r.text for r in in_text.references]) == (twice.text, ["image", "flat"])
     assert (beside.text, beside.references) == ("Draw [ref#1] like [ref#2].", twice.references)
+
+
+def test_an_unnamed_subject_is_nowhere_named():
+    looks = tuple(Reference(f"[ref#{k}]", "man", FOX.image) for k in (2, 1))
+    named = Instruction("As in [ref#2] man and [ref#1] man, for many a woman: man: light skin tone, icon.", looks)
+    told = unname(named)
+    assert (
+        told.text == "As in [ref#2] subject and [ref#1] subject, for many a woman: the subject: light skin tone, icon."
+    )
+    assert [(r.marker, r.text) for r in told.references] == [("[ref#2]", "subject"), ("[ref#1]", "subject")]
 
 
 def test_context_text_has_its_marker_once():

@@ -177,6 +177,21 @@ def test_in_training_some_instructions_tell_once_what_they_show():
         assert all(shares[0] <= share <= shares[1] for share in (shorter.mean(), unnamed.mean()))
 
 
+def test_in_training_some_subjects_are_told_by_their_pictures_alone():
+    for split, shares in (("train", (0.35, 0.65)), ("test", (0, 0))):
+        loader = make_loader(config(mixture={"subject": 1.0}), LAYOUT, split, 0)
+        named, unnamed = 0, 0
+        for i in range(100):
+            prepared, told = loader.example(i).instruction, loader.told(i).instruction
+            name = prepared.references[0].text
+            words = [told.text, *(reference.text for reference in told.references)]
+            named += any(name in text for text in words)
+            unnamed += any("the subject" in text for text in words) and not any(name in text for text in words)
+            for reference, shown in zip(prepared.references, told.references, strict=True):
+                np.testing.assert_array_equal(reference.image, shown.image)
+        assert named + unnamed == 100 and shares[0] <= unnamed / 100 <= shares[1]
+
+
 def test_without_instructions_the_same_pictures_come_with_captions_and_bare_markers():
     mixture = {"subject": 0.5, "style_transfer": 0.5}
     told, untold = (
