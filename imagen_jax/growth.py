@@ -24,13 +24,16 @@ def grow(fresh: Mapping, before: Mapping, sizes: Mapping, old_sizes: Mapping) ->
 
     Args:
       fresh, before: the parameters of the two UNets, `model.scan=False`.
-      sizes, old_sizes: {"blocks", "channels"} of both, as in config.model.
+      sizes, old_sizes: config.model of both.
 
     Raises:
-      GrowthError: a level has fewer blocks or channels than before, more than one is wider, or there are more or fewer.
+      GrowthError: a level has fewer blocks or channels than before, more than one is wider, there are more or fewer, or
+        another size changes with the width.
     """
     for key in ("blocks", "channels"):
         _check(key, sizes[key], old_sizes[key])
+    if "channels" in grown(sizes, old_sizes):
+        _check_others(sizes, old_sizes)
     fresh, before = _deepen(fresh, before, sizes["blocks"], old_sizes["blocks"])
     return fresh, _widen(fresh, before, sizes["channels"], old_sizes["channels"])
 
@@ -46,6 +49,15 @@ def _check(key: str, new: Sequence[int], old: Sequence[int]) -> None:
         raise GrowthError(f"{told} of as many levels, with as many {key} each or fewer")
     if key == "channels" and sum(now > then for now, then in zip(new, old, strict=True)) > 1:
         raise GrowthError(f"{told} of which one level is narrower; widen one after the other")
+
+
+def _check_others(sizes: Mapping, old_sizes: Mapping) -> None:
+    """An axis is known by its length: another size that differs could be taken for the width."""
+    for key in ("heads", "head_dim", "cond_channels"):
+        if (new := sizes.get(key)) != (old := old_sizes.get(key)):
+            raise GrowthError(
+                f"config.model.{key}={new}: the run to take over has {old}; with wider channels keep that"
+            )
 
 
 def _deepen(fresh: Mapping, before: Mapping, blocks: Sequence[int], old_blocks: Sequence[int]) -> tuple[dict, dict]:
@@ -87,13 +99,22 @@ def _widen(fresh: Mapping, before: Mapping, channels: Sequence[int], old_channel
 
 
 def _within(fresh: jax.Array | None, before: jax.Array, old: int, new: int) -> jax.Array:
-    """The old leaf at its places in the fresh one; of a kernel [..., in, out], old outputs read nothing new."""
+    """The old leaf at its places in the fresh one; of a kernel [..., in, out], old outputs read nothing new.
+
+    One that differs in more than the width stays as it is: warm_start tells of it.
+    """
     if fresh is None or fresh.shape == before.shape:
+        return before
+    if not all(_fits(*sides, old, new) for sides in zip(before.shape, fresh.shape, strict=True)):
         return before
     places = [_places(*sides, old, new) for sides in zip(before.shape, fresh.shape, strict=True)]
     if fresh.ndim > 1:
         fresh = fresh.at[..., places[-1]].set(0.0)
     return fresh.at[np.ix_(*places)].set(before)
+
+
+def _fits(before: int, after: int, old: int, new: int) -> bool:
+    return before == after or (before % old == 0 and after == before // old * new)
 
 
 def _places(before: int, after: int, old: int, new: int) -> np.ndarray:

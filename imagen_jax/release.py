@@ -21,7 +21,7 @@ RELEASED = Path(__file__).parent / "released"
 NAME = "released"  # how a command line calls it
 DTYPES = ("bfloat16", "int8", "float32")  # int8: of the text encoder's table of tokens, bfloat16 of the rest
 _WEIGHTS, _RUN = "weights.safetensors", "run.json"
-_TABLE, _SCALE = "token_embedder/embedding", "_scale"  # a third of a small model's parameters, few of them ever read
+_TABLE, _SCALE = "token_embedder/embedding", "_scale"  # much of a small model, and few of its rows are ever read
 
 
 class ReleaseError(ValueError):

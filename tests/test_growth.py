@@ -96,11 +96,12 @@ def test_every_new_channel_can_learn():
         dict(blocks=(1, 1, 1), channels=(8, 16)),
         dict(blocks=(1, 1), channels=(4, 16)),
         dict(blocks=(1, 1), channels=(16, 32)),
+        dict(blocks=(1, 1), channels=(16, 16), cond_channels=32),
     ],
 )
 def test_what_it_cannot_take_over_is_told(sizes):
     with pytest.raises(growth.GrowthError, match=r"^config\.model\..*: the run to take over has") as told:
-        growth.grow({}, {}, sizes, dict(blocks=(1, 1), channels=(8, 16)))
+        growth.grow({}, {}, {**tiny.config().model, **sizes}, tiny.config().model)
     assert "\n" not in str(told.value)
 
 
