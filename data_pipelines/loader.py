@@ -113,8 +113,13 @@ class Loader(abc.ABC):
         numbers = 1 + rng.permutation(max(MARKERS, len(instruction.references)))[: len(instruction.references)]
         once, unnamed = rng.random() / TOLD_ONCE, rng.random() < UNNAMED
         instruction = renumber(instruction, numbers)
-        instruction = unname(instruction) if unnamed and example.task == "subject" else instruction
+        if unnamed and example.task == "subject" and self._fits(told := unname(instruction)):
+            instruction = told
         return tell_once(instruction, in_text=once < 0.5) if once < 1 else instruction
+
+    def _fits(self, instruction: Instruction) -> bool:
+        """Whether nothing of its text would be cut: "the subject" is longer than some names."""
+        return len(self.tokenizer.encode(instruction.text)) <= self.layout.text_length
 
     def _collate(self, indices: Sequence[int], task: str | None = None) -> Batch:
         examples = [self.example(i, task) for i in indices]

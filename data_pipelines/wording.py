@@ -13,7 +13,7 @@ from data_pipelines import templates
 from data_pipelines.instruction import Instruction, Reference, check, context_text
 from data_pipelines.text import MARKER
 
-UNNAMED = "subject"  # what a picture is called whose subject is not named
+SUBJECT = "subject"  # what a picture is called whose subject is not named
 
 
 class WordingError(ValueError):
@@ -107,10 +107,10 @@ def unname(instruction: Instruction) -> Instruction:
     """
     text = instruction.text
     for reference in instruction.references:
-        text = text.replace(context_text(reference), f"{reference.marker} {UNNAMED}")
-    for reference in instruction.references:
-        text = re.sub(rf"(?<!\w){re.escape(reference.text)}(?!\w)", f"the {UNNAMED}", text)
-    return replace(instruction, text=text, references=tuple(replace(r, text=UNNAMED) for r in instruction.references))
+        text = text.replace(context_text(reference), f"{reference.marker} {SUBJECT}")
+    for name in {reference.text for reference in instruction.references} - {""}:
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", f"the {SUBJECT}", text)
+    return replace(instruction, text=text, references=tuple(replace(r, text=SUBJECT) for r in instruction.references))
 
 
 def _render(task: str, draft: Draft, references: Sequence[Reference], first: int, fits) -> str | None:

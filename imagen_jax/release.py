@@ -76,7 +76,8 @@ def read_release(folder: str | Path, place: Callable[[Any], Any]) -> tuple[dict,
 def _packed(flat: dict, dtype: str) -> dict:
     """The leaves as they are stored; a table in int8 has a float32 scale for each row, its largest entry / 127."""
     packed = {name: leaf.astype("bfloat16" if dtype == "int8" else dtype) for name, leaf in flat.items()}
-    for name in [name for name in flat if dtype == "int8" and name.endswith(_TABLE)]:
+    tables = [name for name in flat if name.endswith(_TABLE)] if dtype == "int8" else []
+    for name in tables:
         scale = jnp.maximum(jnp.abs(flat[name]).max(axis=1, keepdims=True), 1e-9) / 127
         packed |= {name: jnp.round(flat[name] / scale).astype(jnp.int8), name + _SCALE: scale}
     return packed

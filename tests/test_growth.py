@@ -89,6 +89,14 @@ def test_every_new_channel_can_learn():
     assert (jnp.abs(gradient["out"]["kernel"][..., 8:, :]).max(axis=(0, 1, 3)) > 0).all()
 
 
+def test_another_size_that_differs_is_told():
+    params, before = tiny.model_and_params(context_levels=())[1], tiny.config(context_levels=()).model
+    config = tiny.config(context_levels=(), channels=(16, 16), lowres_size=4)
+    unets = growth.grow(tiny.init(model_lib.make_model(config))["unet"], params["unet"], config.model, before)
+    with pytest.raises(pretrained.WeightsError, match=r"downsample_0/kernel: the model's shape is \(3, 3, 6, 16\)"):
+        pretrained.warm_start(*unets)
+
+
 @pytest.mark.parametrize(
     "sizes",
     [

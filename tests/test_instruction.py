@@ -100,6 +100,7 @@ def test_an_unnamed_subject_is_nowhere_named():
         told.text == "As in [ref#2] subject and [ref#1] subject, for many a woman: the subject: light skin tone, icon."
     )
     assert [(r.marker, r.text) for r in told.references] == [("[ref#2]", "subject"), ("[ref#1]", "subject")]
+    assert unname(Instruction("As in [ref#1].", (Reference("[ref#1]", "", FOX.image),))).text == "As in [ref#1]."
 
 
 def test_context_text_has_its_marker_once():

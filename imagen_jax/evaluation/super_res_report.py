@@ -28,7 +28,7 @@ def evaluate(run: Run, config: ConfigDict, folder: Path, command: str) -> dict:
     """--mode=eval of a super-resolution run: report.json, and enlarged.png to look at, in `folder`; returns the report.
 
     Args:
-      config: its sections `eval` (count, seed) and `sample.super_res`; the run's own says which corpus.
+      config: its sections `eval` (count, batch_size, seed) and `sample.super_res`; the run's own says which corpus.
 
     Raises ValueError, one line, for a sampler, count, corpus or tokenizer that will not do.
     """
@@ -36,13 +36,15 @@ def evaluate(run: Run, config: ConfigDict, folder: Path, command: str) -> dict:
     cascade.check_sampler(sample, "config.sample.super_res")
     if not settings.count:
         raise ValueError("config.eval.count=0: super-resolution has no losses to report; set how many to enlarge")
+    if settings.suites:
+        raise ValueError(f"config.eval.suites={settings.suites}: they are of base models; leave it out")
     run.config.sample, data = config.sample, run.config.data
     data.loader, data.mixture = "memory", ConfigDict({TASK: 1.0})
     loader = make_loader(data, layout_of(run.config), "test", settings.seed)
     report = {"run": run.config.name, "step": run.step, "command": command, "corpus": data.corpus}
     report |= {"image_size": run.model.image_size, "seed": settings.seed}
     report |= {"sample": {k: sample[k] for k in ("method", "steps", "guidance", "threshold", "aug_level")}}
-    pictures = enlarge(run, loader, settings.count)
+    pictures = enlarge(run, loader, settings.count, settings.batch_size)
     report |= means(*pictures)
     title = f"{run.config.name}, step {run.step}, held-out subjects, not selected"
     picture = grid.save_png(grid.draw(_rows(run, loader, *pictures), title), folder / "enlarged.png")
@@ -52,16 +54,16 @@ def evaluate(run: Run, config: ConfigDict, folder: Path, command: str) -> dict:
 
 def super_res_report(run: Run, loader) -> dict:
     """`means` of PICTURES held-out pictures, enlarged as run.config.sample.super_res says."""
-    return means(*enlarge(run, loader, PICTURES))
+    return means(*enlarge(run, loader, PICTURES, BATCH_SIZE))
 
 
-def enlarge(run: Run, loader, count: int) -> list[np.ndarray]:
+def enlarge(run: Run, loader, count: int, batch_size: int) -> list[np.ndarray]:
     """The first `count` held-out pictures, and what each of MADE makes of them small: [N, S, S, 3] uint8 all."""
     mesh = partition.mesh_of(run.params)
     ways = partition.batch_ways(mesh) if mesh else 1
-    size = -(-BATCH_SIZE // ways) * ways  # what does not divide lies whole on every device: at 1024 px, too much
-    parts = [_enlarged(run, loader.batch(start, min(size, count - start))) for start in range(0, count, size)]
-    return [np.concatenate(pictures) for pictures in zip(*parts, strict=True)]
+    size = -(-batch_size // ways) * ways  # what does not divide lies whole on every device: at 1024 px, too much
+    parts = [_enlarged(run, loader.batch(start, size)) for start in range(0, count, size)]
+    return [np.concatenate(pictures)[:count] for pictures in zip(*parts, strict=True)]
 
 
 def means(real: np.ndarray, *made: np.ndarray) -> dict:
