@@ -108,7 +108,7 @@ def unname(instruction: Instruction) -> Instruction:
     text = instruction.text
     for reference in instruction.references:
         text = text.replace(context_text(reference), f"{reference.marker} {SUBJECT}")
-    for name in {reference.text for reference in instruction.references} - {""}:
+    for name in dict.fromkeys(reference.text for reference in instruction.references if reference.text):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", f"the {SUBJECT}", text)
     return replace(instruction, text=text, references=tuple(replace(r, text=SUBJECT) for r in instruction.references))
 
