@@ -114,6 +114,11 @@ def take_over(config: ConfigDict, params: dict, source: Path | None, mesh: Mesh)
     if source is None:
         looked = f" ({config.follows} holds no checkpoint)" if config.init_from == "auto" else ""
         return params, f"init_from: {config.init_from or 'nothing'}{looked}, a start from scratch"
+    if not config.init_parts:
+        raise RunError(
+            f"config.init_parts: nothing would be taken over from {source}; name {' or '.join(PARTS)}, or set "
+            "--config.init_from=''"
+        )
     before, about = _restore_ema(source, mesh, config.sharding)
     for part in config.init_parts:
         if part not in before and (part in params or part not in PARTS):
