@@ -9,7 +9,7 @@ docs/training.md; the others are not.
 
 from experiments import common
 
-STEPS = {"tiny": 400, "laptop": 1_000, "small": 1_000, "paper": 2_500_000}  # [P Imagen] the last
+STEPS = {"tiny": 400, "laptop": 3_600, "small": 1_000, "paper": 2_500_000}  # [P Imagen] the last
 
 
 def get_config(size: str = "tiny"):
@@ -27,6 +27,8 @@ def get_config(size: str = "tiny"):
         config.train.max_aug_level = 0.3
     if size == "tiny":
         config.train.update(batch_size=16, checkpoint_every=200, sample_every=200)
+    elif size == "laptop":
+        config.optim.update(name="muon", learning_rate=1e-3, decay_share=0.25)
     elif size == "paper":
         config.optim.name = "adam"  # [P Imagen]
         config.train.crop_size = 256  # [P Imagen] 1024 px pictures are trained on in crops

@@ -37,6 +37,7 @@ from imagen_jax.types import Batch
 from imagen_jax.workdir import write_bytes, write_json, write_text
 
 FOLDER, CURVES = "eval", "curves.svg"  # of a workdir, and of that folder
+SAMPLED_BY = ("method", "steps", "guidance", "guidance_weight", "context_guidance_weight", "threshold")
 ROOM = dict(max_references=3, text_length=64, reference_text_length=24)  # what the composed suites need
 
 
@@ -97,7 +98,7 @@ def _facts(run: Run, config: ConfigDict, command: str) -> dict:
         "max_references": run.config.data.max_references,
         "seed": config.eval.seed,
         "count": config.eval.count,
-        "sample": {k: config.sample[k] for k in ("method", "steps", "guidance", "guidance_weight", "threshold")},
+        "sample": {k: config.sample[k] for k in SAMPLED_BY},
     }
 
 

@@ -20,6 +20,8 @@ SHARES = (OVERALL, targets.SUBJECT, targets.STYLE)  # scores of hits and misses
 BEST_AND_WORST = "_best_and_worst"  # ends the names of such grids
 OF_SETS = (MODEL, SHUFFLED, TEXT_ONLY, COPY)  # arms whose pictures are compared with the real targets as sets
 COLUMNS = {REAL: "real", MODEL: "model [95 %]", SHUFFLED: "shuffled", TEXT_ONLY: "text only", COPY: "copy"}
+TWO_WEIGHTS = ("guidance_weight", "context_guidance_weight")
+WEIGHTS_OF = {"none": (), "text_and_context": TWO_WEIGHTS, "interleaved": TWO_WEIGHTS}  # others have the first
 
 
 class Drawn(NamedTuple):
@@ -122,7 +124,9 @@ def trained(report: Mapping) -> str:
 
 
 def _guidance(sample: Mapping) -> str:
-    return sample["guidance"] if sample["guidance"] == "none" else f"{sample['guidance']} {sample['guidance_weight']:g}"
+    """Its name and the weights that it reads."""
+    weights = WEIGHTS_OF.get(sample["guidance"], TWO_WEIGHTS[:1])
+    return " ".join([sample["guidance"], *(f"{sample[name]:g}" for name in weights)])
 
 
 def targets_table(report: Mapping) -> Table:
