@@ -57,10 +57,10 @@ SUPER_RES = {
 
 # [I] Drawings stand on white, 1.0: dynamic thresholding divides by what overshoots it, so that white becomes gray. And
 # their flat colours show the noise that super-resolution's input is given. 16 steps of the solver take a quarter of the
-# time of 64 of ddpm. References weigh more than the text: WORKSPACE.md has what that gives and what it costs.
+# time of 64 of ddpm.
 DRAWINGS = dict(
-    method="dpm_solver_2m", steps=16, guidance="text_and_context", guidance_weight=2.0, context_guidance_weight=3.0,
-    threshold="static", super_res=dict(threshold="static", aug_level=0.02),
+    method="dpm_solver_2m", steps=16, guidance="constant", threshold="static",
+    super_res=dict(threshold="static", aug_level=0.02),
 )  # fmt: skip
 
 # What follows from the machine that a size is for; everything else is the paper's.
@@ -68,19 +68,19 @@ SCALE = {
     "tiny": dict(  # two CPU cores and the bundled pictures
         optim=dict(name="muon", learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),  # docs/training.md
         train=dict(batch_size=32, log_every=20),
-        sample=DRAWINGS,
+        sample=dict(guidance_weight=2.0, **DRAWINGS),
     ),
     "laptop": dict(  # two CPU cores for some hours, the full emoji and furniture corpora
         data=dict(corpus="data/emoji,data/furniture", max_references=3),
         optim=dict(learning_rate=1.5e-3, warmup_steps=50, ema_decay=0.998),
         train=dict(batch_size=32, log_every=20, checkpoint_every=100, sample_every=1000),
-        sample=DRAWINGS,
+        sample=dict(guidance_weight=2.0, **DRAWINGS),
     ),
     "small": dict(  # one accelerator, the same corpora
         data=dict(corpus="data/emoji,data/furniture"),
         optim=dict(learning_rate=3e-4, warmup_steps=500, ema_decay=0.999),
         train=dict(batch_size=256, sample_every=2000),
-        sample=DRAWINGS,
+        sample=dict(guidance_weight=3.0, **DRAWINGS),
     ),
     "paper": dict(  # 64 TPU v4
         data=dict(loader="records", max_references=3, text_length=128, reference_text_length=32),
