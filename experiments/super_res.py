@@ -3,7 +3,7 @@
     python -m imagen_jax.main --config=experiments/super_res.py[:laptop|:small|:paper]
 
 Bare 32 -> 64 px, `:small` 64 -> 128, `:paper` 128 -> 1024. The UNet is new. The text encoder is that of the stage-2
-run, but for `:paper`, where it is frozen T5. The bare one and `:laptop`, started from the release, are measured in
+run, but for `:paper`, where it is frozen T5. The bare one and the released one, of `:laptop`'s size, are measured in
 docs/training.md; the others are not.
 """
 
