@@ -180,6 +180,16 @@ def test_instructions_that_were_changed_stay(tmp_path):
     assert write_instructions(loader_once("mask"), tmp_path) == [path] and path.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("guidance", "told"), [("none", "none"), ("constant", "constant 2"), ("text_and_context", "text_and_context 2 3.5")]
+)
+def test_the_sampler_is_told_with_the_weights_that_it_reads(evaluated, guidance, told):
+    report_of_it = evaluated[2]
+    weights = dict(guidance=guidance, guidance_weight=2.0, context_guidance_weight=3.5)
+    facts = report.facts(report_of_it | {"sample": report_of_it["sample"] | weights})
+    assert f"steps, guidance {told}, threshold" in facts["sampler"]
+
+
 def test_the_pages_hold_every_table_the_curves_and_the_cases(evaluated):
     _, workdir, told = evaluated
     markdown, html = ((workdir / f"eval/report.{end}").read_text() for end in ("md", "html"))
