@@ -17,6 +17,7 @@ from imagen_jax.types import Array, Cond, Denoiser
 
 # (z [B, H, W, C], logsnr [B], cond, step [] int32 from 0 at pure noise) -> x0 [B, H, W, C]
 StepDenoiser = Callable[[Array, Array, Cond, Array], Array]
+OF_TWO_WEIGHTS = ("text_and_context", "interleaved")  # guidances that read context_guidance_weight, too
 
 
 def unguided(denoiser: Denoiser) -> StepDenoiser:
@@ -38,12 +39,9 @@ def text_and_context(denoiser: Denoiser, text_weight: float, context_weight: flo
     """A weight for the text and one for what the references add to it: three evaluations a step.
 
     x0 = none + text_weight (text - none) + context_weight (full - text), where `text` has its references dropped.
-    Two evaluations are enough for a batch without references, whose full is its text.
     """
 
     def denoise(z, logsnr, cond, step):
-        if cond.context is None:
-            return classifier_free(denoiser, text_weight)(z, logsnr, cond, step)
         dropped = cond.drop(context=True), cond.drop(text=True, context=True)
         full, text, none = _evaluate(denoiser, z, logsnr, cond, *dropped)
         return none + text_weight * (text - none) + context_weight * (full - text)

@@ -111,20 +111,6 @@ def test_an_unguided_step_costs_one_evaluation():
     assert count_evaluations(lambda d: guidance.text_and_context(d, 5.0, 2.0), [0]) == [3 * BATCH]
 
 
-def test_a_batch_without_references_is_guided_by_its_text_alone():
-    rows, without = [], COND.replace(context=None, context_mask=None)
-
-    def of_text(z, logsnr, cond):
-        rows.append(len(z))
-        return denoiser(
-            z, logsnr, cond.replace(context=jnp.zeros((len(z), 2, 6, 2)), context_mask=jnp.ones((len(z), 2)))
-        )
-
-    guided = guidance.text_and_context(of_text, 5.0, 2.0)(Z, LOGSNR, without, jnp.int32(0))
-    assert_close(guided, guidance.classifier_free(of_text, 5.0)(Z, LOGSNR, without, jnp.int32(0)))
-    assert rows == [2 * BATCH, 2 * BATCH]
-
-
 def test_interleaved_takes_reference_steps_with_the_given_probability():
     weights = dict(text_weight=3.0, context_weight=6.0)
     reference_step = 6.0 * x0_of(FULL) - 5.0 * x0_of(TEXT)  # Re-Imagen's w e(x, c, r) - (w - 1) e(x, c, none)

@@ -15,13 +15,12 @@ from imagen_jax.evaluation.arms import COPY, MODEL, REAL, SHUFFLED, TEXT_ONLY, P
 from imagen_jax.evaluation.intervals import Stratum, interval, ratio, unanimous
 from imagen_jax.evaluation.measures import MEASURES
 from imagen_jax.evaluation.overall import OVERALL, TEXT
+from imagen_jax.guidance import OF_TWO_WEIGHTS
 
 SHARES = (OVERALL, targets.SUBJECT, targets.STYLE)  # scores of hits and misses
 BEST_AND_WORST = "_best_and_worst"  # ends the names of such grids
 OF_SETS = (MODEL, SHUFFLED, TEXT_ONLY, COPY)  # arms whose pictures are compared with the real targets as sets
 COLUMNS = {REAL: "real", MODEL: "model [95 %]", SHUFFLED: "shuffled", TEXT_ONLY: "text only", COPY: "copy"}
-TWO_WEIGHTS = ("guidance_weight", "context_guidance_weight")
-WEIGHTS_OF = {"none": (), "text_and_context": TWO_WEIGHTS, "interleaved": TWO_WEIGHTS}  # others have the first
 
 
 class Drawn(NamedTuple):
@@ -125,8 +124,11 @@ def trained(report: Mapping) -> str:
 
 def _guidance(sample: Mapping) -> str:
     """Its name and the weights that it reads."""
-    weights = WEIGHTS_OF.get(sample["guidance"], TWO_WEIGHTS[:1])
-    return " ".join([sample["guidance"], *(f"{sample[name]:g}" for name in weights)])
+    name = sample["guidance"]
+    weights = [] if name == "none" else [sample["guidance_weight"]]
+    if name in OF_TWO_WEIGHTS:
+        weights.append(sample["context_guidance_weight"])
+    return " ".join([name, *(f"{weight:g}" for weight in weights)])
 
 
 def targets_table(report: Mapping) -> Table:
